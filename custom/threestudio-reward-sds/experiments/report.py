@@ -1,0 +1,238 @@
+"""Turn an experiment's table into a page: rates, differences with intervals, pictures.
+
+Called with the experiment's YAML, as `run.py` (the YAMLs' headers have the command).
+
+Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.png`, beside the CSV.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from intervals import Interval, Measured, paired_difference
+from pictures import Cell, draw_grid
+from plan import Experiment, load_experiment
+from rows import Row, read_rows
+from run import block_captions, prepare
+
+RELATIONS = ("on the left of", "on the right of", "on top of", "under")
+MEASURES = {
+    "relation": lambda row: 100.0 * row.relation_ok,
+    "looks": lambda row: 100.0 * row.looks_ok,
+    "all": lambda row: 100.0 * (row.relation_ok and row.looks_ok),
+    "reward": lambda row: row.reward,
+}
+"""Name -> value of a row; the first three are percentages when averaged."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report; exit code 2 if there is nothing to report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", help="experiment YAML")
+    parser.add_argument(
+        "--baseline", default="sds", help="method that the others are compared with"
+    )
+    parser.add_argument("--per-relation", type=int, default=2, help="captions in the picture")
+    args = parser.parse_args(argv)
+    prepare(threads=1)
+    experiment = load_experiment(Path(args.experiment), block_captions)
+    rows = planned_rows(experiment)
+    if not rows:
+        sys.stderr.write(f"{experiment.table} has no rows yet: run {args.experiment} first.\n")
+        return 2
+    picture = experiment.table.with_suffix(".png")
+    drawn = draw_gallery(experiment, rows, args.per_relation, picture)
+    page = experiment.table.with_suffix(".md")
+    page.write_text(
+        render(experiment, rows, args.baseline, picture.name if drawn else None), encoding="utf-8"
+    )
+    sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def planned_rows(experiment: Experiment) -> list[Row]:
+    """Read the rows that belong to the experiment as it is written now."""
+    wanted = {(trial.key, trial.config_id) for trial in experiment.trials}
+    return [row for row in read_rows(experiment.table) if (row.key, row.config) in wanted]
+
+
+def render(experiment: Experiment, rows: list[Row], baseline: str, picture: str | None) -> str:
+    """Write the report's markdown."""
+    by_method = {
+        m: [row for row in rows if row.method == m]
+        for m in experiment.methods
+        if any(row.method == m for row in rows)
+    }
+    captions = len({row.caption for row in rows})
+    parts = [
+        f"# {experiment.name}",
+        f"{len(rows)} of {len(experiment.trials)} runs on {captions} captions. Written by",
+        _commands(experiment),
+        _machine(rows),
+        "## Rates\n\n" + method_table(by_method),
+        f"## Against {baseline}\n\nPoints, paired by caption and seed, with 95 % intervals "
+        "(bootstrap clustered by caption, 10,000 resamples).\n\n"
+        + difference_table(by_method, baseline),
+    ]
+    if experiment.floors:
+        parts.append("## What was asked\n\n" + floor_table(by_method, experiment.floors))
+    parts.append("## Relation right, by relation\n\n" + relation_table(by_method))
+    if picture:
+        parts.append(
+            "## Pictures\n\nThe first captions of each relation and the first seed, not selected: "
+            "front, side, back, side.\n\n"
+            f"![four views of each run]({picture})"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(experiment: Experiment) -> str:
+    folder = "custom/threestudio-reward-sds/experiments"
+    return "\n".join(
+        ["```", *(f"python {folder}/{s}.py {experiment.source}" for s in ("run", "report")), "```"]
+    )
+
+
+def _machine(rows: list[Row]) -> str:
+    setups = sorted(
+        {f"{row.device}, torch {row.torch}, {row.threads} threads a run" for row in rows}
+    )
+    configs = sorted({row.config for row in rows})
+    return f"Made on: {'; '.join(setups)}. Configs: {', '.join(configs)}."
+
+
+def method_table(by_method: dict[str, list[Row]]) -> str:
+    """Rates in percent, mean reward, cost per run."""
+    lines = [
+        "| method | runs | relation right % | shape and colour right % | all right % | reward "
+        "| network images | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method, rows in by_method.items():
+        rates = " | ".join(f"{_mean(rows, m):.1f}" for m in ("relation", "looks", "all"))
+        calls, seconds = fmean(r.unet_calls for r in rows), fmean(r.seconds for r in rows)
+        lines.append(
+            f"| {method} | {len(rows)} | {rates} | {_mean(rows, 'reward'):.3f} "
+            f"| {calls:.0f} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def difference_table(by_method: dict[str, list[Row]], baseline: str) -> str:
+    """Every other method minus the baseline."""
+    lines = [
+        f"| method minus {baseline} | pairs | relation | shape and colour | all | reward |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in by_method:
+        if method == baseline or baseline not in by_method:
+            continue
+        found = {m: compare(by_method, method, baseline, m) for m in MEASURES}
+        cells = " | ".join(
+            _format(interval, 2 if measure == "reward" else 1)
+            for measure, interval in found.items()
+        )
+        lines.append(f"| {method} | {found['relation'].pairs} | {cells} |")
+    return "\n".join(lines)
+
+
+def relation_table(by_method: dict[str, list[Row]]) -> str:
+    """Relation right in percent, per relation of the caption."""
+    header = f"| method | {' | '.join(RELATIONS)} |\n|---|---|---|---|---|"
+    lines = [header]
+    for method, rows in by_method.items():
+        cells = []
+        for relation in RELATIONS:
+            oks = [row.relation_ok for row in rows if f" {relation} " in row.caption]
+            cells.append(f"{100 * fmean(oks):.0f} ({sum(oks)}/{len(oks)})" if oks else "-")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def floor_table(by_method: dict[str, list[Row]], floors: list[dict[str, Any]]) -> str:
+    """Compare the result with what the experiment's YAML asks for."""
+    lines = ["| asked | found | met |", "|---|---|---|"]
+    for floor in floors:
+        if not {floor["method"], floor.get("minus", floor["method"])} <= set(by_method):
+            continue
+        name, found, met = check_floor(by_method, floor)
+        lines.append(f"| {name} | {found} | {'yes' if met else '**no**'} |")
+    return "\n".join(lines)
+
+
+def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, str, bool]:
+    """Judge one floor: its words, what was found, whether it is met."""
+    method, minus, measure = floor["method"], floor.get("minus"), floor["measure"]
+    if minus:
+        interval = compare(by_method, method, minus, measure)
+        value, low, found = interval.mean, interval.low, _format(interval, 1)
+    else:
+        value = low = _mean(by_method[method], measure)
+        found = f"{value:.1f}"
+    tests = {
+        "at least": value >= floor.get("at_least", value),
+        "at most": value <= floor.get("at_most", value),
+        "lower bound at least": low >= floor.get("lower_bound_at_least", low),
+    }
+    asked = [f"{t} {floor[t.replace(' ', '_')]}" for t in tests if t.replace(" ", "_") in floor]
+    name = f"{measure}: {method}{f' minus {minus}' if minus else ''} {', '.join(asked)}"
+    return name, found, all(tests.values())
+
+
+def compare(by_method: dict[str, list[Row]], method: str, baseline: str, measure: str) -> Interval:
+    """Difference of two methods in one measure."""
+    return paired_difference(
+        measured(by_method[method], measure), measured(by_method[baseline], measure)
+    )
+
+
+def measured(rows: list[Row], measure: str) -> Measured:
+    """Values of a measure by caption and seed."""
+    return {(row.caption, row.seed): MEASURES[measure](row) for row in rows}
+
+
+def draw_gallery(experiment: Experiment, rows: list[Row], per_relation: int, path: Path) -> bool:
+    """Draw the first captions of each relation, a column per method; False without pictures."""
+    seed = min(row.seed for row in rows)
+    captions: list[str] = []
+    for relation in RELATIONS:
+        named = dict.fromkeys(r.caption for r in rows if f" {relation} " in r.caption)
+        captions += list(named)[:per_relation]
+    found = {row.key: row for row in rows}
+    grid = []
+    for caption in captions:
+        line = []
+        for method in experiment.methods:
+            row, strip = (
+                found.get((method, caption, seed)),
+                experiment.picture(method, caption, seed),
+            )
+            if row is not None and strip.exists():
+                line.append(Cell(strip, verdict_line(row), row.relation_ok))
+            else:
+                line.append(None)
+        grid.append((caption, line))
+    if not any(cell for _, line in grid for cell in line):
+        return False
+    draw_grid(grid, experiment.methods, path)
+    return True
+
+
+def verdict_line(row: Row) -> str:
+    """Say which of the three the judge found right."""
+    marks = {"shape": row.shape_ok, "colour": row.color_ok, "relation": row.relation_ok}
+    return ", ".join(f"{name} {'right' if ok else 'wrong'}" for name, ok in marks.items())
+
+
+def _mean(rows: list[Row], measure: str) -> float:
+    return fmean(MEASURES[measure](row) for row in rows)
+
+
+def _format(interval: Interval, digits: int) -> str:
+    return f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
