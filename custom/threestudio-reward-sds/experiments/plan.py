@@ -1,7 +1,7 @@
 """An experiment: a YAML of methods x captions x seeds, turned into the list of its runs.
 
-The YAML's keys are documented in `blocks-3d-nerf-dev.yaml`; later experiments are new YAMLs, not new
-code.
+The YAML's keys are documented in `blocks-3d-nerf-dev.yaml`; later experiments are new
+YAMLs, not new code.
 """
 
 import hashlib
@@ -130,8 +130,8 @@ def pending_trials(trials: Iterable[Trial], rows: Iterable[Row]) -> list[Trial]:
         elif made_with != trial.config_id:
             raise ValueError(
                 f"The table has {trial.key} made with {made_with}, the experiment now asks for "
-                f"{trial.config_id}: the config, its overrides or the weights have changed. Rows of "
-                "both would not be comparable. Move the table away, or start anew with --fresh."
+                f"{trial.config_id}: the config, its overrides or the weights have changed. Rows "
+                "of both would not be comparable. Move the table away, or start anew with --fresh."
             )
     return todo
 

@@ -1,7 +1,7 @@
 """Run an experiment: methods x captions x seeds, on all cores, resumable.
 
-Called with an experiment YAML (the YAMLs' headers have the command). Kill it whenever you like: every
-finished run is a row of the CSV, and the same command does the rest.
+Called with an experiment YAML (the YAMLs' headers have the command). Kill it whenever you like:
+every finished run is a row of the CSV, and the same command does the rest.
 """
 
 import argparse

@@ -1,0 +1,177 @@
+"""Train the baseline and RewardSDS side by side on one caption, and show both: `make demo`.
+
+Same caption, same seed, same prior, one CPU thread each; the two YAMLs differ in the guidance block
+only. The judge's verdict is printed whatever it is.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pictures import Cell, draw_rows
+from plan import Evaluation, Trial
+from report import verdict_line
+from rows import Row
+from run import block_captions, load_extensions, prepare
+
+CONFIGS = {
+    "baseline": "custom/threestudio-reward-sds/configs/blocks-mvdream-sds.yaml",
+    "RewardSDS": "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml",
+}
+EVALUATION = Evaluation(reward={"pretrained_model_name_or_path": "load/blocks/reward"})
+REFRESH_SECONDS = 0.5
+PLAIN_REFRESH_SECONDS = 10.0
+"""Time between progress lines when the output is not a terminal."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run both methods in two processes, or with `--only` one of them in this one."""
+    args = _parse_arguments(argv)
+    prepare(args.threads)
+    folder = Path(args.output)
+    if args.only:
+        train_one(args.only, args.caption, args.seed, folder, tuple(args.overrides))
+        return 0
+    caption = args.caption or block_captions("dev", 1)[0]
+    sys.stdout.write(f'"{caption}", seed {args.seed}: baseline and RewardSDS side by side\n')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    failed = train_both(caption, args, folder)
+    if failed:
+        for method in failed:
+            sys.stderr.write(f"{method} failed; its output is in {_log(folder, method)}:\n")
+            sys.stderr.write("\n".join(_log(folder, method).read_text().splitlines()[-12:]) + "\n")
+        return 1
+    sys.stdout.write(summary(caption, args.seed, folder))
+    return 0
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", default="outputs/demo", help="folder that is made anew")
+    parser.add_argument("--caption", help="what to make (default: the first dev caption)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads of each (default: half of them)")
+    parser.add_argument("--only", choices=tuple(CONFIGS), help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help="overrides of both, e.g. trainer.max_steps=50")
+    args = parser.parse_args(argv)
+    args.threads = args.threads or max(1, (os.cpu_count() or 1) // len(CONFIGS))
+    return args
+
+
+def train_one(
+    method: str, caption: str, seed: int, folder: Path, overrides: tuple[str, ...]
+) -> None:
+    """Train and judge one method; write `<method>.json`, `<method>-views.png` and its video."""
+    load_extensions()
+    importlib.import_module("torch").set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    trial = Trial(method, caption, seed, CONFIGS[method], (), Path(CONFIGS[method]).name)
+    row = importlib.import_module("trial").run_trial(
+        trial,
+        EVALUATION,
+        folder=folder / "runs",
+        picture=_views(folder, method),
+        extra=overrides,
+        keep=True,
+    )
+    for video in sorted((folder / "runs" / method).rglob("*-test.mp4")):
+        shutil.copy(video, folder / f"{method}.mp4")
+    _result(folder, method).write_text(json.dumps(dataclasses.asdict(row)), encoding="utf-8")
+
+
+def train_both(caption: str, args: argparse.Namespace, folder: Path) -> list[str]:
+    """Start both processes and show their progress until they end.
+
+    Returns:
+        The methods that failed.
+    """
+    children = {}
+    for method in CONFIGS:
+        command = [sys.executable, __file__, "--only", method, "--caption", caption]
+        command += ["--seed", str(args.seed), "--output", str(folder)]
+        command += ["--threads", str(args.threads), *args.overrides]
+        with _log(folder, method).open("w") as log:
+            children[method] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        watch(children, folder)
+    except KeyboardInterrupt:
+        for child in children.values():
+            child.terminate()
+        raise
+    return [method for method, child in children.items() if child.returncode != 0]
+
+
+def watch(children: dict[str, subprocess.Popen], folder: Path) -> None:
+    """Show the last progress line of each child: redrawn in a terminal, now and then elsewhere."""
+    live = sys.stdout.isatty()
+    started = shown = time.monotonic()
+    drawn = False
+    while True:
+        running = any(child.poll() is None for child in children.values())
+        now = time.monotonic()
+        if live or not running or now - shown >= PLAIN_REFRESH_SECONDS:
+            shown = now
+            if live and drawn:
+                sys.stdout.write(f"\x1b[{len(children)}A")
+            for method in children:
+                line = f"{method:<10}{progress(_log(folder, method))}"
+                width = shutil.get_terminal_size().columns - 1
+                sys.stdout.write(("\x1b[2K" if live else "") + line[:width] + "\n")
+            sys.stdout.flush()
+            drawn = True
+        if not running:
+            sys.stdout.write(f"done after {now - started:.0f} s\n")
+            return
+        time.sleep(REFRESH_SECONDS)
+
+
+def progress(log: Path) -> str:
+    """Take the newest progress bar out of a log: what stands after the last carriage return."""
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+    bars = [line.strip() for line in text.splitlines() if "it/s" in line or "s/it" in line]
+    return bars[-1] if bars else "loading"
+
+
+def summary(caption: str, seed: int, folder: Path) -> str:
+    """Draw the picture, and say in words what came out and where it is."""
+    found = {m: Row(**json.loads(_result(folder, m).read_text())) for m in CONFIGS}
+    picture = folder / "comparison.png"
+    drawn = []
+    for method, row in found.items():
+        cell = Cell(_views(folder, method), verdict_line(row), row.relation_ok and row.looks_ok)
+        drawn.append((method, cell, ["judge: " + row.verdict, f"reward {row.reward:.3f}"]))
+    draw_rows(drawn, f'"{caption}", seed {seed}: front, side, back, side', picture, scale=3)
+    lines = ["", f"{'':<11}{'reward':>8}{'seconds':>9}{'network images':>16}  verdict"]
+    for method, row in found.items():
+        numbers = f"{row.reward:>8.3f}{row.seconds:>9.0f}{row.unet_calls:>16}"
+        lines.append(f"{method:<11}{numbers}  {verdict_line(row)}")
+    lines += ["", f"Picture     {picture}"]
+    lines += [f"Turntable   {video}" for video in sorted(folder.glob("*.mp4"))]
+    lines += [
+        f"Run folders {folder / 'runs'} (config, metrics, candidate sheets, checkpoints)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _log(folder: Path, method: str) -> Path:
+    return folder / f"{method}.log"
+
+
+def _views(folder: Path, method: str) -> Path:
+    return folder / f"{method}-views.png"
+
+
+def _result(folder: Path, method: str) -> Path:
+    return folder / f"{method}.json"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

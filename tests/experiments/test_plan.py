@@ -1,0 +1,100 @@
+"""From an experiment YAML to its runs."""
+
+import pytest
+
+from plan import load_experiment, pending_trials
+from tests.experiments.samples import ROW
+
+YAML = """
+name: tiny
+captions: {split: dev, per_relation: 1}
+seeds: [0, 1]
+overrides: ["trainer.max_steps=2"]
+methods:
+  sds: {config: base.yaml}
+  random: {config: base.yaml, overrides: ["a.b=c"], seeds: [0]}
+assets: [weights]
+table: results/tiny.csv
+"""
+
+
+def captions_of(split, per_relation):
+    assert (split, per_relation) == ("dev", 1)
+    return ["a red cube under a blue cone", "a green torus"]
+
+
+@pytest.fixture
+def load(tmp_path):
+    (tmp_path / "base.yaml").write_text("x: 1\n")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"one")
+
+    def load(text=YAML):
+        (tmp_path / "tiny.yaml").write_text(text)
+        return load_experiment(tmp_path / "tiny.yaml", captions_of, root=tmp_path)
+
+    load.root = tmp_path
+    return load
+
+
+def test_runs_of_a_caption_stand_together_and_seeds_of_a_method_are_kept(load):
+    experiment = load()
+    assert [(t.method, t.caption[:5], t.seed) for t in experiment.trials] == [
+        ("sds", "a red", 0),
+        ("random", "a red", 0),
+        ("sds", "a gre", 0),
+        ("random", "a gre", 0),
+        ("sds", "a red", 1),
+        ("sds", "a gre", 1),
+    ]
+    assert experiment.trials[1].overrides == ("trainer.max_steps=2", "a.b=c")
+    assert experiment.methods == ["sds", "random"]
+
+
+def test_captions_may_be_listed(load):
+    text = YAML.replace("{split: dev, per_relation: 1}", '["a cone"]')
+    assert {t.caption for t in load(text).trials} == {"a cone"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "base.yaml").write_text("x: 2\n"),
+        lambda root: (root / "weights" / "model.safetensors").write_bytes(b"two"),
+    ],
+)
+def test_config_and_weights_are_in_the_digest(load, change):
+    before = load().trials[0].config_id
+    assert load().trials[0].config_id == before
+    change(load.root)
+    assert load().trials[0].config_id != before
+
+
+def test_overrides_are_in_the_digest(load):
+    sds, random = load().trials[:2]
+    assert sds.config_id != random.config_id
+
+
+def test_wrong_keys_are_named(load):
+    with pytest.raises(ValueError, match=r"missing keys \['seeds'\], unknown keys \['sedes'\]"):
+        load(YAML.replace("seeds: [0, 1]", "sedes: [0, 1]"))
+
+
+def _row(trial, **changes):
+    fields = {"method": trial.method, "caption": trial.caption, "seed": trial.seed}
+    return type(ROW)(**{**vars(ROW), **fields, "config": trial.config_id, **changes})
+
+
+def test_finished_runs_are_left_out(load):
+    trials = load().trials
+    assert pending_trials(trials, [_row(trials[1]), _row(trials[3])]) == [
+        trials[0],
+        trials[2],
+        *trials[4:],
+    ]
+
+
+def test_rows_of_another_config_are_refused(load):
+    trials = load().trials
+    with pytest.raises(ValueError, match="--fresh"):
+        pending_trials(trials, [_row(trials[0], config="base.yaml@00000000")])

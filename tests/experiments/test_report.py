@@ -1,0 +1,88 @@
+"""The report's numbers, by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from plan import Evaluation, Experiment, Trial
+from report import check_floor, draw_gallery, floor_table, method_table, relation_table, render
+from tests.experiments.samples import ROW
+
+CAPTIONS = ("a red cube on top of a blue cone", "a red cube under a blue cone")
+
+
+def row(method, caption, seed, relation, looks=True):
+    fields = {"method": method, "caption": caption, "seed": seed, "config": "a.yaml@1"}
+    oks = {"relation_ok": relation, "shape_ok": looks, "color_ok": True}
+    return dataclasses.replace(ROW, **fields, **oks)
+
+
+@pytest.fixture
+def by_method():
+    """sds is right in 1 of 4 runs, reward-sds in 3 of 4 and looks wrong once."""
+    sds = [row("sds", c, s, relation=(c, s) == (CAPTIONS[0], 0)) for c in CAPTIONS for s in (0, 1)]
+    reward = [
+        row(
+            "reward-sds",
+            c,
+            s,
+            relation=(c, s) != (CAPTIONS[1], 1),
+            looks=s == 0 or c == CAPTIONS[0],
+        )
+        for c in CAPTIONS
+        for s in (0, 1)
+    ]
+    return {"sds": sds, "reward-sds": reward}
+
+
+def test_rates(by_method):
+    table = method_table(by_method)
+    assert "| sds | 4 | 25.0 | 100.0 | 25.0 | 0.250 | 1600 |" in table
+    assert "| reward-sds | 4 | 75.0 | 75.0 | 75.0 | 0.250 | 1600 |" in table
+
+
+def test_relations(by_method):
+    lines = relation_table(by_method).splitlines()
+    assert lines[2] == "| sds | - | - | 50 (1/2) | 0 (0/2) |"
+    assert lines[3] == "| reward-sds | - | - | 100 (2/2) | 50 (1/2) |"
+
+
+@pytest.mark.parametrize(
+    "limits, met",
+    [
+        ({"at_least": 50}, True),
+        ({"at_least": 51}, False),
+        ({"at_most": 49}, False),
+        ({"at_least": 10, "lower_bound_at_least": 60}, False),
+    ],
+)
+def test_difference_floors(by_method, limits, met):
+    """75 - 25 = 50 points."""
+    floor = {"measure": "relation", "method": "reward-sds", "minus": "sds", **limits}
+    assert check_floor(by_method, floor)[2] is met
+
+
+def test_unmet_floor_is_said_aloud(by_method):
+    table = floor_table(by_method, [{"measure": "looks", "method": "reward-sds", "at_least": 80}])
+    assert "| looks: reward-sds at least 80 | 75.0 | **no** |" in table
+
+
+def test_page_and_gallery(by_method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [r for rows in by_method.values() for r in rows]
+    trials = [Trial(r.method, r.caption, r.seed, "a.yaml", (), "a.yaml@1") for r in rows]
+    source = Path("tiny.yaml")
+    experiment = Experiment("tiny", trials, tmp_path / "t.csv", Evaluation(), [], source)
+    assert draw_gallery(experiment, rows, 2, tmp_path / "g.png") is False
+    for r in rows:
+        path = experiment.picture(r.method, r.caption, r.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (256, 64), (200, 30, 30)).save(path)
+    assert draw_gallery(experiment, rows, 2, tmp_path / "g.png") is True
+    assert Image.open(tmp_path / "g.png").size[0] > 2 * 256
+    page = render(experiment, rows, "sds", "g.png")
+    assert "8 of 8 runs on 2 captions" in page
+    assert "| reward-sds | 4 | +50.0 [" in page
+    assert "(g.png)" in page

@@ -1,0 +1,70 @@
+"""The runner: resumes, survives failing runs, does not depend on the number of processes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from plan import Evaluation, Experiment, Trial
+from rows import read_rows
+from run import execute, standing
+from tests.experiments.samples import ROW
+
+
+def fake_run(trial, evaluation, folder, picture):
+    """A run that is over at once; caption "bad" fails."""
+    if trial.caption == "bad":
+        raise RuntimeError("no such luck")
+    return dataclasses.replace(
+        ROW,
+        method=trial.method,
+        caption=trial.caption,
+        seed=trial.seed,
+        config=trial.config_id,
+        relation_ok=trial.method == "reward-sds",
+    )
+
+
+def never(trial, evaluation, folder, picture):
+    raise AssertionError("nothing was left to run")
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trials = [
+        Trial(method, caption, 0, "a.yaml", (), "a.yaml@1")
+        for caption in ("one", "two")
+        for method in ("sds", "reward-sds")
+    ]
+    return Experiment("tiny", trials, tmp_path / "t.csv", Evaluation(), [], Path("tiny.yaml"))
+
+
+def test_killed_and_started_again_makes_every_run_once(experiment):
+    assert execute(experiment, experiment.trials[:3], 0, 1, fake_run) == 0
+    assert execute(experiment, experiment.trials[3:], 0, 1, fake_run) == 0
+    assert [row.key for row in read_rows(experiment.table)] == [t.key for t in experiment.trials]
+
+
+def test_nothing_left_runs_nothing(experiment):
+    assert execute(experiment, [], 0, 1, never) == 0
+
+
+def test_a_failing_run_is_noted_and_the_others_go_on(experiment, capsys):
+    bad = dataclasses.replace(experiment.trials[0], caption="bad")
+    assert execute(experiment, [bad, *experiment.trials[1:]], 0, 1, fake_run) == 1
+    assert len(read_rows(experiment.table)) == 3
+    assert "no such luck" in (experiment.folder / "failures.log").read_text()
+    assert "no such luck" in capsys.readouterr().err
+
+
+def test_standing_counts_relations_per_method(experiment):
+    execute(experiment, experiment.trials, 0, 1, fake_run)
+    assert standing(read_rows(experiment.table)) == "sds 0/2 reward-sds 2/2"
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_rows(experiment):
+    assert execute(experiment, experiment.trials, 2, 1, fake_run) == 0
+    made = {row.key for row in read_rows(experiment.table)}
+    assert made == {trial.key for trial in experiment.trials}
