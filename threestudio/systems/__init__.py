@@ -1,0 +1,1 @@
+"""Systems: what is optimised, and how one training step goes."""

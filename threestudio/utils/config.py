@@ -1,0 +1,254 @@
+"""Configuration: YAML files and overrides become one `ExperimentConfig`, and blocks become typed
+`Config` objects.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Optional, Union, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import ConfigError
+from .logging import warn
+from .overrides import apply_override, did_you_mean
+from .text import slug
+
+
+def C_max(value: Any) -> float:
+    """Return the largest value a schedule takes: its start value and all later values; a number is
+    itself.
+    """
+    if isinstance(value, (int, float)):
+        return value
+    points = list(config_to_primitive(value))
+    if len(points) == 3:
+        points = [0, *points]
+    return max(points[1], *points[2::2])
+
+
+def _register_resolvers() -> None:
+    resolvers = {
+        "calc_exp_lr_decay_rate": lambda factor, n: factor ** (1.0 / n),
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "idiv": lambda a, b: a // b,
+        "basename": lambda path: os.path.basename(path),
+        "rmspace": lambda text, sub: str(text).replace(" ", sub),
+        "tuple2": lambda value: [float(value), float(value)],
+        "gt0": lambda value: value > 0,
+        "not": lambda value: not value,
+        "cmaxgt0": lambda value: C_max(value) > 0,
+        "cmaxgt0orcmaxgt0": lambda a, b: C_max(a) > 0 or C_max(b) > 0,
+    }
+    add = getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)
+    for name, function in resolvers.items():
+        if not OmegaConf.has_resolver(name):
+            add(name, function)
+
+
+_register_resolvers()
+
+
+@dataclass
+class ExperimentConfig:
+    """The whole configuration of a run. Making one creates its `trial_dir`."""
+
+    name: str = "default"
+    description: str = ""
+    tag: str = ""
+    """Name of the run under `exp_dir`, often made from the prompt; turned into a safe folder name.
+    """
+    seed: int = 0
+    use_timestamp: bool = True
+    timestamp: Optional[str] = None
+    """Appended to the tag; made from the clock when null and `use_timestamp`."""
+    exp_root_dir: str = "outputs"
+    exp_dir: str = "outputs/default"
+    trial_name: str = "exp"
+    trial_dir: str = "outputs/default/exp"
+    n_gpus: int = 1
+    resume: Optional[str] = None
+    """Checkpoint to continue from."""
+    data_type: str = ""
+    data: dict = field(default_factory=dict)
+    system_type: str = ""
+    system: dict = field(default_factory=dict)
+    trainer: dict = field(default_factory=dict)
+    """Arguments of Lightning's `Trainer`."""
+    checkpoint: dict = field(default_factory=dict)
+    """Arguments of Lightning's `ModelCheckpoint`, and `rolling_every_n_steps` (250): steps between
+    `last.ckpt`s.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.tag and not self.use_timestamp:
+            raise ConfigError(
+                "`tag` is empty and `use_timestamp` is false: set one, the run needs a name."
+            )
+        fresh = self.timestamp is None and self.use_timestamp
+        if self.timestamp is None:
+            self.timestamp = ""
+        if fresh and self.n_gpus > 1:
+            warn("Timestamps are off with several GPUs: give each run its own `tag`.")
+            fresh = False
+        if fresh:
+            self.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
+        self.exp_dir = os.path.join(self.exp_root_dir, slug(self.name, "default", keep="/"))
+        self._make_trial_dir(unique=fresh)
+
+    def _make_trial_dir(self, unique: bool) -> None:
+        """Create `trial_dir`; a fresh timestamp gets a counter if another run started in the same
+        second.
+        """
+        stem, counter = self.timestamp, 1
+        while True:
+            self.trial_name = slug(self.tag, "") + self.timestamp
+            self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+            try:
+                os.makedirs(self.trial_dir, exist_ok=not unique)
+                return
+            except FileExistsError:
+                counter += 1
+                self.timestamp = f"{stem}-{counter}"
+
+
+def merge_configs(
+    *sources: str, cli_args: Optional[list[str]] = None, from_string: bool = False, **kwargs: Any
+) -> DictConfig:
+    """Merge YAML files, then `key=value` overrides, then keyword arguments, and resolve all
+    interpolations.
+
+    Raises:
+        ConfigError: For a missing file, bad YAML, a missing `???` value, or an interpolation that
+            leads nowhere.
+    """
+    config = OmegaConf.merge(*(_read_yaml(source, from_string) for source in sources))
+    for override in cli_args or []:
+        apply_override(config, override)
+    config = OmegaConf.merge(config, kwargs)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(
+            "Values that the config leaves open (`???`) are missing. Add to the command: "
+            + " ".join(f"{key}=..." for key in missing)
+        )
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        key = f"`{error.full_key}`" if getattr(error, "full_key", None) else "A value"
+        raise ConfigError(f"{key} cannot be resolved: {_first_line(error)}") from error
+    return config
+
+
+def load_config(
+    *yamls: str, cli_args: Optional[list[str]] = None, from_string: bool = False, **kwargs: Any
+) -> DictConfig:
+    """Merge as `merge_configs` does and return an `ExperimentConfig`. Creates the run's folder."""
+    return parse_structured(
+        ExperimentConfig,
+        merge_configs(*yamls, cli_args=cli_args, from_string=from_string, **kwargs),
+    )
+
+
+def _read_yaml(source: str, from_string: bool) -> DictConfig:
+    name = "The configuration" if from_string else f"'{source}'"
+    if not from_string and not os.path.isfile(source):
+        folder = Path(source).parent
+        names = [str(p) for p in sorted(folder.glob("*.yaml"))] if folder.is_dir() else []
+        hint = did_you_mean(str(source), names) or (
+            f" There are: {', '.join(names)}." if names else ""
+        )
+        raise ConfigError(f"Config file '{source}' does not exist.{hint}")
+    try:
+        config = OmegaConf.create(source) if from_string else OmegaConf.load(source)
+    except Exception as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{name} is not a mapping of keys to values.")
+    return config
+
+
+def config_to_primitive(config: Any, resolve: bool = True) -> Any:
+    """Convert OmegaConf containers to plain ones; plain values are returned as they are."""
+    return (
+        OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
+    )
+
+
+def dump_config(path: str, config: Any) -> None:
+    """Write a config as YAML."""
+    with open(path, "w", encoding="utf-8") as file:
+        OmegaConf.save(config=config, f=file)
+
+
+def parse_structured(fields: type, cfg: Optional[Any] = None) -> Any:
+    """Make a typed config from plain data.
+
+    Lists are accepted where a number is declared, because many numbers may be schedules; other
+    types are checked.
+
+    Args:
+        fields: Dataclass that declares keys, types and defaults.
+        cfg: Mapping (plain or OmegaConf) of the keys to set; None sets none.
+
+    Returns:
+        OmegaConf object with the fields of the dataclass.
+
+    Raises:
+        ConfigError: For unknown keys, with close matches, and for values of a wrong type.
+    """
+    values = config_to_primitive(cfg) if cfg is not None else {}
+    component = component_name(fields)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{component} needs a mapping of keys to values, not {values!r}.")
+    known = field_names(fields)
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise ConfigError(
+            f"{component} has no "
+            + " ".join(f"key `{key}`.{did_you_mean(key, known)}" for key in unknown)
+        )
+    types = {f.name: f.type for f in dataclasses.fields(fields)}
+    nodes = {key: as_node(value, types[key]) for key, value in values.items()}
+    try:
+        return OmegaConf.structured(fields(**nodes))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a value"
+        raise ConfigError(f"{component}: `{key}` is wrong: {_first_line(error)}") from error
+
+
+def as_node(value: Any, declared: Any) -> Any:
+    """Wrap containers so that OmegaConf keeps them, and widen whole numbers where `Union[float,
+    ...]` is declared.
+    """
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, dict):
+        return DictConfig(value)
+    if isinstance(value, list):
+        return ListConfig(value)
+    if get_origin(declared) is Union and isinstance(value, int) and not isinstance(value, bool):
+        members = get_args(declared)
+        if float in members and int not in members:
+            return float(value)
+    return value
+
+
+def field_names(fields: type) -> list[str]:
+    """List the keys that a config dataclass declares."""
+    return [f.name for f in dataclasses.fields(fields) if f.init]
+
+
+def component_name(fields: type) -> str:
+    """Name the component that a config dataclass belongs to: `VolumeGrid` for `VolumeGrid.Config`."""
+    return fields.__qualname__.removesuffix(".Config").split(".")[-1]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
