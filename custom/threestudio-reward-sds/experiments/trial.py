@@ -122,7 +122,7 @@ def canonical_views(system: Any, evaluation: Evaluation) -> Tensor:
 def judge_views(views: Tensor, caption: str, evaluation: Evaluation) -> Any:
     """Ask the judge, which no guidance has ever seen, whether the views show the caption."""
     judge = importlib.import_module("threestudio-blocks.judge").Judge.load(evaluation.judge)
-    return judge.judge(views.cpu(), caption)
+    return judge(views.cpu(), caption)
 
 
 def score_views(views: Tensor, caption: str, evaluation: Evaluation) -> float:

@@ -1,0 +1,166 @@
+"""Write the README's reference tables from the code: every registered name, every setting.
+
+python tests/docs/reference_tables.py rewrites the part of README.md between its two markers;
+`test_readme.py` fails when that part is out of date.
+"""
+
+import ast
+import dataclasses
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+BEGIN = "<!-- reference: written by tests/docs/reference_tables.py -->"
+END = "<!-- end of reference -->"
+
+ROLES = {
+    "Systems": "systems",
+    "Data modules": "data",
+    "Geometry": "geometry",
+    "Materials": "materials",
+    "Backgrounds": "background",
+    "Renderers": "renderers",
+    "Prompt processors": "prompt_processors",
+    "Exporters": "exporters",
+    "Guidance": "guidance|presets",
+    "Priors": "priors",
+    "Objectives": "objectives",
+    "Rewards": "rewards",
+    "Strategies": "strategies",
+}
+"""Heading -> names of the modules or folders (either side of "|") that the role lives in."""
+
+
+def components() -> dict[str, type]:
+    """List everything that is registered once the extensions are loaded."""
+    sys.path.insert(0, str(ROOT))
+    import threestudio
+    from threestudio.extensions import load_extensions
+
+    load_extensions()
+    inside = (ROOT / "threestudio", ROOT / "custom")
+    return {
+        name: cls
+        for name, cls in sorted(threestudio.__modules__.items())
+        if Path(inspect.getfile(cls)).resolve().is_relative_to(inside[0])
+        or Path(inspect.getfile(cls)).resolve().is_relative_to(inside[1])
+    }
+
+
+def settings(cls: type) -> list[tuple[str, str, str]]:
+    """List (key, default, meaning) of a component's Config."""
+    config = getattr(cls, "Config", None)
+    if config is None or not dataclasses.is_dataclass(config):
+        return []
+    meanings = _field_docstrings(config)
+    return [
+        (field.name, _default(field), meanings.get(field.name, ""))
+        for field in dataclasses.fields(config)
+    ]
+
+
+def render(registered: dict[str, type]) -> str:
+    """Write the tables as markdown."""
+    parts = []
+    for heading, names in _by_role(registered).items():
+        parts.append(f"### {heading}\n\n| name | what |\n|---|---|")
+        parts[-1] += "".join(f"\n| `{n}` | {_summary(registered[n])} |" for n in names)
+        for shared in _same_settings(registered, names):
+            rows = settings(registered[shared[0]])
+            title = ", ".join(f"`{name}`" for name in shared)
+            parts.append(f"{title}\n\n| key | default | meaning |\n|---|---|---|")
+            parts[-1] += "".join(f"\n| `{k}` | `{d}` | {_cell(m)} |" for k, d, m in rows)
+    return "\n\n".join(parts)
+
+
+def current_block() -> str:
+    """Return what the README has between the markers now."""
+    text = README.read_text(encoding="utf-8")
+    return text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
+
+
+def write_block(block: str) -> None:
+    """Put new tables between the markers."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    README.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", encoding="utf-8")
+
+
+def _by_role(registered: dict[str, type]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, cls in registered.items():
+        words = set(cls.__module__.split("."))
+        role = next(
+            (title for title, modules in ROLES.items() if words & set(modules.split("|"))),
+            "Others",
+        )
+        found.setdefault(role, []).append(name)
+    return {role: found[role] for role in (*ROLES, "Others") if role in found}
+
+
+def _same_settings(registered: dict[str, type], names: list[str]) -> Iterator[list[str]]:
+    """Group names whose tables would be identical; names without settings are left out."""
+    groups: dict[tuple, list[str]] = {}
+    for name in names:
+        rows = tuple(settings(registered[name]))
+        if rows:
+            groups.setdefault(rows, []).append(name)
+    yield from groups.values()
+
+
+def _summary(cls: type) -> str:
+    return _cell(inspect.getdoc(cls) or "")
+
+
+def _cell(text: str) -> str:
+    """Take the first paragraph as one line that is safe inside a table."""
+    return " ".join(text.strip().split("\n\n")[0].split()).replace("|", "\\|")
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return _yaml(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return _yaml(field.default_factory())
+    return "required"
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_yaml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+@cache
+def _field_docstrings(config: type) -> dict[str, str]:
+    """Collect the string that stands under each field, base classes first."""
+    found: dict[str, str] = {}
+    for cls in reversed(config.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        for node, after in zip(body, body[1:], strict=False):
+            is_field = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if is_field and is_text and isinstance(after.value.value, str):
+                found[node.target.id] = after.value.value
+    return found
+
+
+if __name__ == "__main__":
+    write_block(render(components()))

@@ -1,0 +1,50 @@
+"""The README says what the code does: reference tables, commands, files, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reference_tables import README, ROOT, components, current_block, render, settings
+
+PAGES = (README, ROOT / "load/README.md", ROOT / "custom/threestudio-reward-sds/README.md")
+
+
+def test_reference_tables_are_up_to_date():
+    assert current_block() == render(components()), "run: python tests/docs/reference_tables.py"
+
+
+def test_every_registered_name_is_in_the_readme():
+    text = README.read_text(encoding="utf-8")
+    assert not [name for name in components() if f"`{name}`" not in text]
+
+
+def test_every_setting_says_what_it_means():
+    silent = [
+        f"{name}.{key}"
+        for name, cls in components().items()
+        for key, _, meaning in settings(cls)
+        if not meaning
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_local_links_and_pictures_exist(page: Path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert not [link for link in local if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_named_in_commands_exist(page: Path):
+    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    named = re.findall(r"(?:custom|configs|load|tests)/[\w./-]+\.(?:py|yaml|md)", "\n".join(blocks))
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    for target in set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
