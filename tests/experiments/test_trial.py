@@ -13,7 +13,7 @@ TRIAL = Trial("sds", "a red cube under a blue cone", 7, "a.yaml", ("x=1",), "a.y
 def test_overrides_say_what_to_run_and_where(tmp_path):
     overrides = trial_overrides(TRIAL, tmp_path)
     assert overrides[0] == "x=1"
-    assert 'system.prompt_processor.prompt="a red cube under a blue cone"' in overrides
+    assert "system.prompt_processor.prompt=a red cube under a blue cone" in overrides
     assert "seed=7" in overrides and "trainer.log_every_n_steps=1" in overrides
 
 

@@ -78,7 +78,7 @@ def trial_overrides(trial: Trial, folder: Path) -> tuple[str, ...]:
     tag = f"{trial.caption}-seed{trial.seed}".replace(" ", "_")
     return (
         *trial.overrides,
-        f"system.prompt_processor.prompt={json.dumps(trial.caption)}",
+        f"system.prompt_processor.prompt={trial.caption}",
         f"seed={trial.seed}",
         f"exp_root_dir={json.dumps(folder.as_posix())}",
         f"name={trial.method}",
