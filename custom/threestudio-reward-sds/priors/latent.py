@@ -1,0 +1,108 @@
+"""What all latent diffusion priors share: VAE, UNet and number types.
+
+Renders are resized to the model's image size, latents carry the VAE's scaling factor. Networks run
+in their own type with autocast off; results return in the caller's type.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Dict, Optional
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .base import AbstractPrior
+from .folder import LatentDiffusion
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Return `x` in single precision or better: gradients are never combined in half precision."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+
+
+def resize(x: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C S S"]:
+    """Resize to `size` x `size` (bilinear), or return `x` itself when it has that size."""
+    if x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+def check_scenes(batch: int, num_views: int) -> None:
+    """Raise unless the batch consists of whole scenes."""
+    if batch % num_views:
+        raise ValueError(
+            f"The batch has {batch} images, but the prior denoises {num_views} views of a scene "
+            "jointly. Make `data.n_view` equal to `system.guidance.n_view` and `data.batch_size` a "
+            "multiple of it."
+        )
+
+
+class AbstractLatentPrior(AbstractPrior):
+    """A UNet2DConditionModel in the latent space of an AutoencoderKL; conditioning is left open."""
+
+    rgb_is_unit: ClassVar[bool] = False
+    """Whether renders that stand for latents come in [0, 1] and are mapped to [-1, 1]."""
+
+    def install(self, model: LatentDiffusion, num_views: int, image_size: Optional[int]) -> None:
+        """Take over the networks of a folder; called once from `configure`."""
+        self.unet = model.unet
+        self.vae = model.vae
+        self.alpha_bar = model.alpha_bar
+        self.prediction_type = model.prediction_type
+        self.num_views = num_views
+        self.image_size = image_size or model.latent_size * model.scale
+        self.latent_size = self.image_size // model.scale
+
+    def _no_autocast(self, x: Tensor) -> AbstractContextManager:
+        return torch.autocast(device_type=x.device.type, enabled=False)
+
+    def encode(
+        self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
+    ) -> Float[Tensor, "B c h w"]:
+        """Encode renders in [0, 1]: a draw of the VAE's posterior (`encode_sample`) or its mean."""
+        check_scenes(rgb.shape[0], self.num_views)
+        images = at_least_single(rgb).permute(0, 3, 1, 2)
+        if as_latents:
+            latents = resize(images, self.latent_size)
+            return latents * 2 - 1 if self.rgb_is_unit else latents
+        with self._no_autocast(images):
+            inputs = resize(images, self.image_size) * 2 - 1
+            posterior = self.vae.encode(inputs.to(self.vae.dtype)).latent_dist
+            latents = posterior.mean
+            if self.cfg.encode_sample:
+                draw = torch.randn(latents.shape, generator=generator).to(latents)
+                latents = latents + posterior.std * draw
+            return latents.to(images.dtype) * self.vae.config.scaling_factor
+
+    def decode(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
+        with self._no_autocast(latents):
+            scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+            images = self.vae.decode(scaled).sample
+            return (images.to(latents.dtype) * 0.5 + 0.5).clamp(0, 1)
+
+    def network(
+        self,
+        noisy: Float[Tensor, "N c h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Dict[str, Tensor],
+    ) -> Float[Tensor, "N c h w"]:
+        dtype = self.unet.dtype
+        inputs = {name: value.to(dtype) for name, value in conditioning.items()}
+        with self._no_autocast(noisy):
+            output = self.unet(noisy.to(dtype), timesteps, **inputs).sample
+        return output.to(noisy.dtype)
+
+
+def text_embeddings(
+    prompt_utils: Any, cameras: Any, view_dependent: bool
+) -> Float[Tensor, "M S D"]:
+    """Return the text conditioning of B images, 2B rows: prompts, then negative prompts."""
+    if getattr(prompt_utils, "use_perp_neg", False):
+        raise ValueError(
+            "`use_perp_neg` is not supported by this prior. Set "
+            "`system.prompt_processor.use_perp_neg: false`."
+        )
+    return prompt_utils.get_text_embeddings(
+        cameras.elevation, cameras.azimuth, cameras.distance, view_dependent
+    )

@@ -1,0 +1,152 @@
+"""Multi-view latent diffusion: MVDream (arXiv 2308.16512) and every folder of its kind.
+
+V views of a scene attend to one another, and each is conditioned on its camera: the camera-to-world
+matrix with the translation normalised, flattened to 16 numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseObject
+
+from ..model_folders import folder_faults, read_json
+from .base import Cameras
+from .folder import DIFFUSION_FILES, load_latent_diffusion
+from .latent import AbstractLatentPrior, text_embeddings
+
+CAMERA_DIM = 16
+"""Numbers per camera: a 4x4 matrix."""
+
+
+def camera_embedding(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:
+    """Flatten camera matrices, row by row, with the translation normalised to unit length.
+
+    The batch's own `c2w` is left as it is; the original code normalises it in place.
+    """
+    translation = F.normalize(c2w[:, :3, 3:], dim=1)
+    upper = torch.cat([c2w[:, :3, :3], translation], dim=2)
+    return torch.cat([upper, c2w[:, 3:]], dim=1).flatten(1)
+
+
+class MultiViewAttention:
+    """Self-attention over all tokens of the V views of a scene (diffusers attention processor)."""
+
+    def __init__(self, num_views: int):
+        self.num_views = num_views
+
+    def __call__(
+        self, attn: Any, hidden_states: Float[Tensor, "N L D"], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "N L D"]:
+        """Attend within blocks of V neighbouring rows; query, key and value see the same tokens."""
+        tokens = hidden_states.unflatten(0, (-1, self.num_views)).flatten(1, 2)  # [scenes V*L D]
+        query, key, value = (
+            project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        output = attn.to_out[1](attn.to_out[0](mixed))
+        return output.reshape(hidden_states.shape)
+
+
+def share_views(unet: Any, num_views: int) -> None:
+    """Let every self-attention of the UNet see all views of a scene; cross-attention stays."""
+    unet.set_attn_processor(
+        {
+            name: MultiViewAttention(num_views) if name.endswith("attn1.processor") else processor
+            for name, processor in unet.attn_processors.items()
+        }
+    )
+
+
+@threestudio.register("mvdream-prior")
+class MVDreamPrior(AbstractLatentPrior):
+    """V views denoised jointly, conditioned on text and cameras.
+
+    Loads a diffusers folder whose UNet has `class_embed_type: projection` with 16 inputs. The
+    original MVDream checkpoint files are not converted by this version.
+    """
+
+    @dataclass
+    class Config(BaseObject.Config):
+        pretrained_model_name_or_path: Optional[str] = None
+        """Diffusers folder or hub id of a camera-conditioned model."""
+        ckpt_path: Optional[str] = None
+        """The baseline's key for the same; read when the key above is null."""
+        model_name: str = "sd-v2.1-base-4view"
+        """The baseline's key: name of the original checkpoint; only used in messages."""
+        camera_condition_type: str = "rotation"
+        """The baseline's key: only "rotation" exists (the whole matrix, normalised)."""
+        half_precision_weights: bool = True
+        """Half precision on CUDA; the CPU always computes in single precision."""
+        view_dependent_prompting: bool = False
+        """Add ", front view" etc. to the prompt according to the camera."""
+        n_view: int = 4
+        """V, views per scene; `data.n_view` must be the same."""
+        image_size: Optional[int] = None
+        """Pixels of the encoded image (MVDream: 256); null: what the model was trained on."""
+        encode_sample: bool = True
+        """Draw from the VAE's posterior as the baseline does; false: its mean, without noise."""
+
+    cfg: Config
+    rgb_is_unit: ClassVar[bool] = True
+    flat_defaults: ClassVar[Dict[str, Any]] = {"guidance_scale": 50.0, "recon_loss": True}
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        """Say what is wrong with the settings, without loading anything."""
+        faults = []
+        if cfg.camera_condition_type != "rotation":
+            faults.append(
+                f"`camera_condition_type` is '{cfg.camera_condition_type}', but only 'rotation' "
+                "exists. Remove the key."
+            )
+        if cfg.n_view < 1:
+            faults.append(f"`n_view` is {cfg.n_view}, but must be 1 or more, e.g. 4.")
+        return faults + _weights_faults(cfg)
+
+    def configure(self) -> None:
+        faults = self.check(self.cfg)
+        if faults:
+            raise ValueError(" ".join(faults))
+        path = self.cfg.pretrained_model_name_or_path or self.cfg.ckpt_path
+        model = load_latent_diffusion(path, self.device, self.cfg.half_precision_weights)
+        share_views(model.unet, self.cfg.n_view)
+        self.install(model, self.cfg.n_view, self.cfg.image_size)
+
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
+        if cameras.c2w is None:
+            raise ValueError(
+                "`mvdream-prior` needs the camera matrices `c2w` in the batch. Use "
+                '`data_type: "mvdream-random-multiview-camera-datamodule"`.'
+            )
+        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
+        camera = camera_embedding(cameras.c2w).repeat(2, 1)
+        return {"encoder_hidden_states": text, "class_labels": camera}
+
+
+def _weights_faults(cfg: Any) -> List[str]:
+    """Say why the weights cannot be loaded: none given, a checkpoint file, or the wrong folder."""
+    key = "pretrained_model_name_or_path" if cfg.pretrained_model_name_or_path else "ckpt_path"
+    path = cfg.pretrained_model_name_or_path or cfg.ckpt_path
+    if path is None or path.endswith((".pt", ".ckpt", ".pth", ".safetensors")):
+        given = f"the checkpoint '{cfg.model_name}'" if path is None else f"the file '{path}'"
+        return [
+            f"`mvdream-prior` cannot load {given}: original MVDream checkpoints are not supported "
+            "yet, only diffusers folders with a camera-conditioned UNet. Set "
+            '`system.guidance.pretrained_model_name_or_path`, e.g. to "load/blocks/prior".'
+        ]
+    faults = folder_faults(path, DIFFUSION_FILES, f"system.guidance.{key}")
+    config = None if faults else read_json(path, "unet/config.json")
+    if config is not None and config.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
+        faults.append(
+            f"`system.guidance.{key}` is '{path}', but its UNet has no camera embedding "
+            f"(`class_embed_type: projection` with {CAMERA_DIM} inputs). Use "
+            '`prior_type: "stable-diffusion-prior"` for single-view models.'
+        )
+    return faults

@@ -1,0 +1,88 @@
+"""Single-view latent diffusion: Stable Diffusion and every folder of its layout."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional
+
+import torch
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseObject
+
+from ..model_folders import folder_faults
+from .base import Cameras
+from .folder import DIFFUSION_FILES, load_latent_diffusion
+from .latent import AbstractLatentPrior, text_embeddings
+
+
+@threestudio.register("stable-diffusion-prior")
+class StableDiffusionPrior(AbstractLatentPrior):
+    """Each image on its own, conditioned on text. Loads any UNet2DConditionModel diffusers folder.
+
+    A UNet with a camera embedding is used without it (its single-view mode). Published SDS scales
+    for Stable Diffusion count from the conditional prediction, see `scale_from_text`.
+    """
+
+    @dataclass
+    class Config(BaseObject.Config):
+        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        """Diffusers folder or hub id (the baseline's default, at its living mirror)."""
+        half_precision_weights: bool = True
+        """Half precision on CUDA; the CPU always computes in single precision."""
+        view_dependent_prompting: bool = True
+        """Add ", front view" etc. to the prompt according to the camera."""
+        image_size: Optional[int] = None
+        """Pixels of the encoded image; null: what the model was trained on."""
+        encode_sample: bool = True
+        """Draw from the VAE's posterior as the baseline does; false: its mean, without noise."""
+        enable_attention_slicing: bool = False
+        """Compute attention in slices: less memory, slower."""
+        enable_channels_last_format: bool = False
+        """Channels-last memory format of the UNet, faster on some GPUs."""
+        enable_memory_efficient_attention: bool = False
+        """Accepted for baseline configs; torch's fused attention is always used."""
+        enable_sequential_cpu_offload: bool = False
+        """Not supported; lower `chunk_size` to save memory."""
+        token_merging: bool = False
+        """Not supported."""
+        token_merging_params: Optional[dict] = None
+        """Accepted for baseline configs; unused without `token_merging`."""
+
+    cfg: Config
+    scale_from_text: ClassVar[bool] = True
+    flat_defaults: ClassVar[Dict[str, Any]] = {"guidance_scale": 100.0, "recon_loss": False}
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        """Say what is wrong with the settings, without loading anything."""
+        faults = folder_faults(
+            cfg.pretrained_model_name_or_path,
+            DIFFUSION_FILES,
+            "system.guidance.pretrained_model_name_or_path",
+        )
+        if cfg.enable_sequential_cpu_offload:
+            faults.append(
+                "`enable_sequential_cpu_offload` is not supported. Remove it and lower "
+                "`system.guidance.chunk_size`."
+            )
+        if cfg.token_merging:
+            faults.append("`token_merging` is not supported. Remove it from `system.guidance`.")
+        return faults
+
+    def configure(self) -> None:
+        faults = self.check(self.cfg)
+        if faults:
+            raise ValueError(" ".join(faults))
+        model = load_latent_diffusion(
+            self.cfg.pretrained_model_name_or_path, self.device, self.cfg.half_precision_weights
+        )
+        model.unet.class_embedding = None  # single-view mode of a camera-conditioned UNet
+        if self.cfg.enable_attention_slicing:
+            model.unet.set_attention_slice("auto")
+        if self.cfg.enable_channels_last_format:
+            model.unet.to(memory_format=torch.channels_last)
+        self.install(model, num_views=1, image_size=self.cfg.image_size)
+
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
+        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
+        return {"encoder_hidden_states": text}

@@ -1,0 +1,236 @@
+"""Strategies: from the rewards of K candidates to the weights of their gradients.
+
+Rewards and weights are [K G]: each scene (column) is weighed on its own. Higher rewards are better.
+Every strategy states the sum of its weights over K, because that sum scales the whole gradient: the
+plain objective has 1, the paper's default 0.8 (the official code's
+`0.9 mean(best two) - 0.1 mean(worst two)`; Eq. 4 as printed would give 1.6 / K).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, List
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseObject
+
+
+def min_max_weights(
+    rewards: Float[Tensor, "K G"], num_best: int, num_worst: int, lambda_best: float
+) -> Float[Tensor, "K G"]:
+    """Pull towards the best candidates and push away from the worst.
+
+    Within each scene the `num_best` highest rewards share `+lambda_best`, the `num_worst` lowest
+    share `-(1 - lambda_best)`, all others get 0 (RewardSDS, Table 5). Ties keep candidate order.
+
+    Args:
+        rewards: Score of each candidate, higher is better, any finite scale.
+        num_best: Candidates to follow; `num_best + num_worst` must not exceed K.
+        num_worst: Candidates to avoid; 0 disables the repulsion.
+        lambda_best: Total weight of the followed candidates, in [0, 1].
+
+    Returns:
+        Weights whose sum over K is `2 * lambda_best - 1`, or `lambda_best` if `num_worst` is 0.
+    """
+    order = torch.argsort(rewards, dim=0, descending=True, stable=True)
+    ranked = torch.zeros_like(rewards)
+    ranked[:num_best] = lambda_best / num_best
+    if num_worst > 0:
+        ranked[-num_worst:] = -(1.0 - lambda_best) / num_worst
+    return torch.zeros_like(rewards).scatter(0, order, ranked)
+
+
+def best_weights(rewards: Float[Tensor, "K G"], num_best: int) -> Float[Tensor, "K G"]:
+    """Average the `num_best` best candidates: `1 / num_best` each, sum 1. Ties keep order."""
+    return min_max_weights(rewards, num_best, 0, 1.0)
+
+
+def softmax_weights(rewards: Float[Tensor, "K G"], temperature: float) -> Float[Tensor, "K G"]:
+    """Weigh by `softmax(rewards / temperature)` over K, sum 1; finite for rewards of any size."""
+    return torch.softmax(rewards / temperature, dim=0)
+
+
+def mean_weights(rewards: Float[Tensor, "K G"]) -> Float[Tensor, "K G"]:
+    """Weigh all candidates alike: `1 / K` each, sum 1."""
+    return torch.full_like(rewards, 1.0 / rewards.shape[0])
+
+
+class AbstractStrategy(BaseObject, ABC):
+    """A weighting scheme. It keeps no state, so one instance serves every step."""
+
+    needs_rewards: ClassVar[bool] = True
+    """Whether the rewards are read; if not, no preview is made and zeros are passed."""
+
+    def configure(self) -> None:
+        faults = self.check(self.cfg)
+        if faults:
+            raise ValueError(" ".join(faults))
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        """Say what is wrong with the settings; empty when they are fine."""
+        return []
+
+    @staticmethod
+    def min_candidates(cfg: Any) -> int:
+        """Return how many candidates the settings need at least."""
+        return 1
+
+    def num_candidates(self, requested: int) -> int:
+        """Return how many candidates to propose when the user asks for `requested`."""
+        return requested
+
+    @abstractmethod
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        """Return the weights of the candidates' gradients; `generator` is for random schemes."""
+
+
+@threestudio.register("reward-strategy-none")
+class NoStrategy(AbstractStrategy):
+    """The plain objective: one candidate of weight 1, no reward. Sum 1."""
+
+    needs_rewards: ClassVar[bool] = False
+
+    def num_candidates(self, requested: int) -> int:
+        return 1
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        return torch.ones_like(rewards)
+
+
+def _count_faults(num_best: int, num_worst: int, lambda_best: float) -> List[str]:
+    faults = []
+    if num_best < 1:
+        faults.append(f"`num_best` is {num_best}, but must be 1 or more.")
+    if num_worst < 0:
+        faults.append(f"`num_worst` is {num_worst}, but must be 0 or more.")
+    if not 0 <= lambda_best <= 1:
+        faults.append(f"`lambda_best` is {lambda_best}, but must be in [0, 1], e.g. 0.9.")
+    return faults
+
+
+@threestudio.register("reward-strategy-min-max")
+class MinMaxStrategy(AbstractStrategy):
+    """Best candidates pull, worst ones push: the paper's default (Table 5), see `min_max_weights`.
+
+    Sum `2 * lambda_best - 1` (0.8 with the defaults), or `lambda_best` without worst ones. The
+    official code asserts K >= 4; here the counts may be lowered, so that K = 2 and 3 work.
+    """
+
+    @dataclass
+    class Config(BaseObject.Config):
+        num_best: int = 2
+        """Candidates to follow (paper and official code: 2)."""
+        num_worst: int = 2
+        """Candidates to avoid, 0 for none (paper and official code: 2)."""
+        lambda_best: float = 0.9
+        """Total weight of the followed ones, in [0, 1]; the avoided ones get the rest, negative."""
+
+    cfg: Config
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        return _count_faults(cfg.num_best, cfg.num_worst, cfg.lambda_best)
+
+    @staticmethod
+    def min_candidates(cfg: Any) -> int:
+        return cfg.num_best + cfg.num_worst
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        return min_max_weights(rewards, self.cfg.num_best, self.cfg.num_worst, self.cfg.lambda_best)
+
+
+@threestudio.register("reward-strategy-random")
+class RandomStrategy(AbstractStrategy):
+    """Control: the weights of min-max, given to candidates in random order, without a reward.
+
+    Same settings and same sum as `MinMaxStrategy`; the difference between the two is what the
+    reward contributes.
+    """
+
+    Config = MinMaxStrategy.Config
+    cfg: Config
+    needs_rewards: ClassVar[bool] = False
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        return _count_faults(cfg.num_best, cfg.num_worst, cfg.lambda_best)
+
+    @staticmethod
+    def min_candidates(cfg: Any) -> int:
+        return cfg.num_best + cfg.num_worst
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        scores = torch.rand(rewards.shape, generator=generator).to(rewards)
+        return min_max_weights(scores, self.cfg.num_best, self.cfg.num_worst, self.cfg.lambda_best)
+
+
+@threestudio.register("reward-strategy-best")
+class BestStrategy(AbstractStrategy):
+    """Follow the best candidates only (Table 5: best one 7.05, two best 7.13). Sum 1."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        num_best: int = 1
+        """Candidates to average (official code: 1)."""
+
+    cfg: Config
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        return _count_faults(cfg.num_best, 0, 1.0)
+
+    @staticmethod
+    def min_candidates(cfg: Any) -> int:
+        return cfg.num_best
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        return best_weights(rewards, self.cfg.num_best)
+
+
+@threestudio.register("reward-strategy-softmax")
+class SoftmaxStrategy(AbstractStrategy):
+    """Weigh all candidates by the softmax of their rewards (Table 5: 7.08). Sum 1."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        temperature: float = 1.0
+        """Rewards are divided by it; above 0. Official code (`weighted`): 1."""
+
+    cfg: Config
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        if cfg.temperature > 0:
+            return []
+        return [f"`temperature` is {cfg.temperature}, but must be above 0, e.g. 1.0."]
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        return softmax_weights(rewards, self.cfg.temperature)
+
+
+@threestudio.register("reward-strategy-mean")
+class MeanStrategy(AbstractStrategy):
+    """Control: average all candidates without a reward, `1 / K` each. Sum 1."""
+
+    needs_rewards: ClassVar[bool] = False
+
+    def __call__(
+        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+    ) -> Float[Tensor, "K G"]:
+        return mean_weights(rewards)

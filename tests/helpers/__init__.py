@@ -1,0 +1,1 @@
+"""Doubles and references that several test modules share."""
