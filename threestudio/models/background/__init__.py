@@ -1,0 +1,5 @@
+"""Backgrounds: ray directions to colour."""
+
+from . import neural_environment_map, solid_color
+
+__all__ = ["neural_environment_map", "solid_color"]

@@ -1,0 +1,5 @@
+"""Exporters: a trained scene to files."""
+
+from . import base
+
+__all__ = ["base"]

@@ -1,0 +1,191 @@
+"""`implicit-volume`: density and features from an input encoding and small networks."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio.models.geometry.base import (
+    BaseImplicitGeometry,
+    analytic_normal,
+    blob_bias,
+    check_density_bias,
+    check_normal_type,
+    contract_to_unisphere,
+    finite_difference_normal,
+    laplacian_normal,
+)
+from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.registry import register
+from threestudio.utils.errors import ConfigError
+from threestudio.utils.ops import get_activation
+
+NORMAL_TYPES = ("pred", "finite_difference", "finite_difference_laplacian", "analytic")
+ONCE_DIFFERENTIABLE = ("KPlanes", "TriPlane")
+
+
+def _encoding() -> dict[str, Any]:
+    return {
+        "otype": "HashGrid",
+        "n_levels": 16,
+        "n_features_per_level": 2,
+        "log2_hashmap_size": 19,
+        "base_resolution": 16,
+        "per_level_scale": 1.447269237440378,
+    }
+
+
+def _network() -> dict[str, Any]:
+    return {
+        "otype": "VanillaMLP",
+        "activation": "ReLU",
+        "output_activation": "none",
+        "n_neurons": 64,
+        "n_hidden_layers": 1,
+    }
+
+
+@register("implicit-volume")
+class ImplicitVolume(BaseImplicitGeometry):
+    """One encoding, read by a density network, a feature network and, for normals of type pred, a
+    third one."""
+
+    @dataclass
+    class Config(BaseImplicitGeometry.Config):
+        n_input_dims: int = 3
+        n_feature_dims: int = 3
+        """Features per point beside the density."""
+        density_activation: Optional[str] = "softplus"
+        """Name known to `threestudio.utils.ops.get_activation`."""
+        density_bias: Any = "blob_magic3d"
+        """A number, blob_magic3d or blob_dreamfusion (see `blob_bias`)."""
+        density_blob_scale: float = 10.0
+        density_blob_std: float = 0.5
+        pos_encoding_config: dict = field(default_factory=_encoding)
+        """Encoding of positions; TriPlane and KPlanes are the fast ones on a CPU."""
+        mlp_network_config: dict = field(default_factory=_network)
+        """Networks on top of it."""
+        normal_type: Optional[str] = "finite_difference"
+        """null, pred, finite_difference, finite_difference_laplacian or analytic; computed only on
+        request."""
+        finite_difference_normal_eps: float = 0.01
+        """Distance of finite differences, world units."""
+        isosurface_threshold: Any = 25.0
+        anneal_density_blob_std_config: Optional[dict] = None
+        """`min_anneal_step, max_anneal_step, start_val, end_val`: linear schedule of
+        `density_blob_std`. Upstream reads these keys too, but its density ignores them."""
+
+    cfg: Config
+
+    def configure(self) -> None:
+        super().configure()
+        cfg = self.cfg
+        check_density_bias(cfg.density_bias, ("blob_magic3d", "blob_dreamfusion"))
+        check_normal_type(cfg.normal_type, NORMAL_TYPES)
+        if (
+            cfg.normal_type == "analytic"
+            and cfg.pos_encoding_config["otype"] in ONCE_DIFFERENTIABLE
+        ):
+            raise ConfigError(
+                f"`geometry.normal_type` analytic needs second derivatives, which the encoding "
+                f"{cfg.pos_encoding_config['otype']} has not. Set `geometry.normal_type` to "
+                "finite_difference, or `geometry.pos_encoding_config.otype` to HashGrid."
+            )
+        self.activation = get_activation(cfg.density_activation)
+        self.density_blob_std = float(cfg.density_blob_std)
+        self.encoding = get_encoding(cfg.n_input_dims, cfg.pos_encoding_config)
+        width = self.encoding.n_output_dims
+        self.density_network = get_mlp(width, 1, cfg.mlp_network_config)
+        if cfg.n_feature_dims > 0:
+            self.feature_network = get_mlp(width, cfg.n_feature_dims, cfg.mlp_network_config)
+        if cfg.normal_type == "pred":
+            self.normal_network = get_mlp(width, 3, cfg.mlp_network_config)
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Follow the schedule of the blob's width."""
+        plan = self.cfg.anneal_density_blob_std_config
+        if plan is not None:
+            length = max(plan["max_anneal_step"] - plan["min_anneal_step"], 1)
+            share = min(max((global_step - plan["min_anneal_step"]) / length, 0.0), 1.0)
+            self.density_blob_std = plan["start_val"] + share * (
+                plan["end_val"] - plan["start_val"]
+            )
+
+    def encode(self, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N F"]:
+        """Encode world points."""
+        return self.encoding(contract_to_unisphere(points, self.bbox, self.unbounded))
+
+    def activate(
+        self, raw: Float[Tensor, "*N 1"], points: Float[Tensor, "*N 3"]
+    ) -> Float[Tensor, "*N 1"]:
+        """Turn raw values into densities per world unit."""
+        cfg = self.cfg
+        bias = blob_bias(points, cfg.density_bias, cfg.density_blob_scale, self.density_blob_std)
+        return self.activation(raw + bias)
+
+    def forward(
+        self, points: Float[Tensor, "*N 3"], output_normal: bool = False
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """Return `density [*N 1]`, `features [*N F]` and, on request, `normal` and `shading_normal
+        [*N 3]`."""
+        encoded = self.encode(points)
+        out = {"density": self.activate(self.density_network(encoded), points)}
+        if self.cfg.n_feature_dims > 0:
+            out["features"] = self.feature_network(encoded)
+        if output_normal and self.cfg.normal_type is not None:
+            out["normal"] = out["shading_normal"] = self.normal(points, out["density"], encoded)
+        return out
+
+    def forward_density(self, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 1"]:
+        """Return the density alone."""
+        return self.activate(self.density_network(self.encode(points)), points)
+
+    def normal(
+        self,
+        points: Float[Tensor, "*N 3"],
+        density: Float[Tensor, "*N 1"],
+        encoded: Float[Tensor, "*N F"],
+    ) -> Float[Tensor, "*N 3"]:
+        """Return outward unit normals, the direction in which the density falls fastest."""
+        kind, radius = self.cfg.normal_type, float(self.cfg.radius)
+        eps = self.cfg.finite_difference_normal_eps
+        if kind == "pred":
+            return F.normalize(self.normal_network(encoded), dim=-1)
+        if kind == "finite_difference":
+            return finite_difference_normal(self.forward_density, points, density, eps, radius)
+        if kind == "finite_difference_laplacian":
+            return laplacian_normal(self.forward_density, points, eps, radius)
+        return analytic_normal(self.forward_density, points)
+
+    def export(self, points: Float[Tensor, "*N 3"], **kwargs: Any) -> dict[str, Any]:
+        """Return the features at points."""
+        if self.cfg.n_feature_dims == 0:
+            return {}
+        return {"features": self.feature_network(self.encode(points))}
+
+    @staticmethod
+    @torch.no_grad()
+    def create_from(
+        other: BaseImplicitGeometry,
+        cfg: Optional[Any] = None,
+        copy_net: bool = True,
+        **kwargs: Any,
+    ) -> "ImplicitVolume":
+        """Copy another implicit volume of the same shapes: encoding and density, and all networks
+        if `copy_net`."""
+        if not isinstance(other, ImplicitVolume):
+            raise TypeError(
+                f"Cannot create an implicit-volume from a {type(other).__name__}; only from "
+                "another implicit-volume. Change `system.geometry_convert_from`."
+            )
+        made = ImplicitVolume(cfg, **kwargs)
+        made.encoding.load_state_dict(other.encoding.state_dict())
+        made.density_network.load_state_dict(other.density_network.state_dict())
+        names = ("feature_network", "normal_network") if copy_net else ()
+        for name in names:
+            if hasattr(made, name) and hasattr(other, name):
+                getattr(made, name).load_state_dict(getattr(other, name).state_dict())
+        return made

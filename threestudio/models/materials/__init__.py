@@ -1,0 +1,5 @@
+"""Materials: features at points to colour."""
+
+from . import no_material
+
+__all__ = ["no_material"]

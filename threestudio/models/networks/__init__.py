@@ -1,0 +1,37 @@
+"""Input encodings and small networks, all in plain torch.
+
+Configurations use tiny-cuda-nn's names (`otype`, `n_levels`, ...), so that upstream's YAMLs work.
+An encoding takes points in [0, 1]."""
+
+from .build import (
+    CompositeEncoding,
+    Float32Encoding,
+    NetworkWithInputEncoding,
+    ToDTypeWrapper,
+    create_network_with_input_encoding,
+    get_encoding,
+    get_mlp,
+)
+from .frequency import Frequency, ProgressiveBandFrequency, SphericalHarmonics
+from .hash_grid import HashGrid, ProgressiveBandHashGrid
+from .mlp import SphereInitVanillaMLP, VanillaMLP
+from .planes import KPlanes, TriPlane
+
+__all__ = [
+    "CompositeEncoding",
+    "Float32Encoding",
+    "Frequency",
+    "HashGrid",
+    "KPlanes",
+    "NetworkWithInputEncoding",
+    "ProgressiveBandFrequency",
+    "ProgressiveBandHashGrid",
+    "SphereInitVanillaMLP",
+    "SphericalHarmonics",
+    "ToDTypeWrapper",
+    "TriPlane",
+    "VanillaMLP",
+    "create_network_with_input_encoding",
+    "get_encoding",
+    "get_mlp",
+]

@@ -1,0 +1,145 @@
+"""Encodings and networks by the `otype` of their configuration."""
+
+from typing import Any, Optional
+
+import torch
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from threestudio.models.networks.frequency import (
+    Frequency,
+    ProgressiveBandFrequency,
+    SphericalHarmonics,
+)
+from threestudio.models.networks.hash_grid import HashGrid, ProgressiveBandHashGrid
+from threestudio.models.networks.mlp import SphereInitVanillaMLP, VanillaMLP
+from threestudio.models.networks.planes import KPlanes, TriPlane
+from threestudio.utils.base import Updateable
+from threestudio.utils.errors import ConfigError
+
+ENCODINGS = {
+    "Frequency": Frequency,
+    "HashGrid": HashGrid,
+    "KPlanes": KPlanes,
+    "ProgressiveBandFrequency": ProgressiveBandFrequency,
+    "ProgressiveBandHashGrid": ProgressiveBandHashGrid,
+    "SphericalHarmonics": SphericalHarmonics,
+    "TriPlane": TriPlane,
+}
+"""Every encoding that a YAML can name."""
+NETWORKS = {
+    "CutlassMLP": VanillaMLP,
+    "FullyFusedMLP": VanillaMLP,
+    "SphereInitVanillaMLP": SphereInitVanillaMLP,
+    "VanillaMLP": VanillaMLP,
+}
+"""Every network that a YAML can name; tiny-cuda-nn's two are computed in plain torch."""
+WRAPPED = ("HashGrid", "SphericalHarmonics", "Frequency")
+
+
+class Float32Encoding(nn.Module):
+    """Compute an encoding in float32 under autocast; also gives its parameters upstream's names."""
+
+    def __init__(self, encoding: nn.Module) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.n_input_dims, self.n_output_dims = encoding.n_input_dims, encoding.n_output_dims
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
+        """Encode points."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self.encoding(x.float())
+
+
+class CompositeEncoding(nn.Module, Updateable):
+    """An encoding, after the point itself scaled to [-1, 1] if `include_xyz`."""
+
+    def __init__(
+        self,
+        encoding: nn.Module,
+        include_xyz: bool = False,
+        xyz_scale: float = 2.0,
+        xyz_offset: float = -1.0,
+    ) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.include_xyz, self.xyz_scale, self.xyz_offset = include_xyz, xyz_scale, xyz_offset
+        self.n_input_dims = encoding.n_input_dims
+        self.n_output_dims = encoding.n_output_dims + int(include_xyz) * encoding.n_input_dims
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N F"]:
+        """Encode points of [0, 1]."""
+        flat = x.reshape(-1, x.shape[-1])
+        parts = [flat * self.xyz_scale + self.xyz_offset] if self.include_xyz else []
+        return torch.cat([*parts, self.encoding(flat)], dim=-1).reshape(*x.shape[:-1], -1)
+
+
+class NetworkWithInputEncoding(nn.Module, Updateable):
+    """An encoding followed by a network."""
+
+    def __init__(self, encoding: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.encoding, self.network = encoding, network
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N F"]:
+        """Encode points of [0, 1] and apply the network."""
+        return self.network(self.encoding(x))
+
+
+class ToDTypeWrapper(nn.Module):
+    """Cast the output of a module."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N F"]:
+        """Apply the module."""
+        return self.module(x).to(self.dtype)
+
+
+def open_config(config: Any) -> DictConfig:
+    """Return a configuration as a DictConfig with attribute access."""
+    return config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+
+
+def choose(kind: str, otype: Optional[str], table: dict[str, type]) -> type:
+    """Look up an `otype`, or say which ones there are."""
+    if otype not in table:
+        raise ConfigError(f"Unknown {kind} otype {otype!r}; available: {', '.join(sorted(table))}.")
+    return table[otype]
+
+
+def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
+    """Build an encoding of points in [0, 1].
+
+    Args:
+        n_input_dims: Dimensions of a point.
+        config: `otype`, a name in `ENCODINGS`; the encoding's own keys; `include_xyz`.
+    """
+    config = open_config(config)
+    encoding = choose("encoding", config.get("otype"), ENCODINGS)(n_input_dims, config)
+    wrapped = Float32Encoding(encoding) if config.otype in WRAPPED else encoding
+    return CompositeEncoding(wrapped, include_xyz=config.get("include_xyz", False))
+
+
+def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
+    """Build a network.
+
+    Args:
+        n_input_dims: Features that go in.
+        n_output_dims: Features that come out.
+        config: `otype`, a name in `NETWORKS`; `n_neurons`, `n_hidden_layers`, `output_activation`.
+    """
+    config = open_config(config)
+    return choose("network", config.get("otype"), NETWORKS)(n_input_dims, n_output_dims, config)
+
+
+def create_network_with_input_encoding(
+    n_input_dims: int, n_output_dims: int, encoding_config: Any, network_config: Any
+) -> NetworkWithInputEncoding:
+    """Build an encoding and a network on top of it."""
+    encoding = get_encoding(n_input_dims, encoding_config)
+    network = get_mlp(encoding.n_output_dims, n_output_dims, network_config)
+    return NetworkWithInputEncoding(encoding, network)

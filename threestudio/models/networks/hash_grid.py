@@ -1,0 +1,119 @@
+"""The multi-resolution hash encoding (Mueller et al. 2022) with tiny-cuda-nn's layout, in plain
+torch."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threestudio.utils.base import Updateable
+
+PRIMES = (1, 2654435761, 805459861, 3674653429)
+
+
+class WeightedGather(torch.autograd.Function):
+    """`out[n] = sum_k weights[n, k] * table[index[n, k]]`, with a backward pass that is fast on
+    CPUs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        table: Float[Tensor, "T F"],
+        index: Int[Tensor, "N K"],
+        weights: Float[Tensor, "N K"],
+    ) -> Float[Tensor, "N F"]:
+        ctx.save_for_backward(table, index, weights)
+        return nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "N F"]) -> tuple[Any, None, Any]:
+        """Return the gradients of table and weights; made of differentiable steps, for analytic
+        normals."""
+        table, index, weights = ctx.saved_tensors
+        grad_table = grad_weights = None
+        if ctx.needs_input_grad[0]:
+            rows = (grad[:, None, :] * weights[..., None]).flatten(0, 1)
+            grad_table = torch.zeros_like(table).index_add(0, index.flatten(), rows)
+        if ctx.needs_input_grad[2]:
+            grad_weights = (table[index] * grad[:, None, :]).sum(dim=-1)
+        return grad_table, None, grad_weights
+
+
+class HashGrid(nn.Module):
+    """Features interpolated from `n_levels` grids, the fine ones stored in hash tables.
+
+    Level l has scale `S = base_resolution * per_level_scale^l - 1` and `ceil(S) + 1` points a side;
+    a point x in [0, 1] stands at `x S + 1/2`. Grids of at most `2^log2_hashmap_size` points are
+    indexed directly. `params` is flat, level by level, as in tiny-cuda-nn, which makes checkpoints
+    exchangeable."""
+
+    def __init__(self, n_input_dims: int, config: Any) -> None:
+        super().__init__()
+        self.n_input_dims = n_input_dims
+        self.n_levels = int(config.get("n_levels", 16))
+        self.n_features = int(config.get("n_features_per_level", 2))
+        self.n_output_dims = self.n_levels * self.n_features
+        base, growth = config.get("base_resolution", 16), config.get("per_level_scale", 2.0)
+        table = 2 ** int(config.get("log2_hashmap_size", 19))
+        self.scales = [base * growth**level - 1.0 for level in range(self.n_levels)]
+        self.resolutions = [math.ceil(scale) + 1 for scale in self.scales]
+        dense = [math.ceil(r**n_input_dims / 8) * 8 for r in self.resolutions]
+        self.sizes = [min(size, table) for size in dense]
+        self.params = nn.Parameter(
+            torch.empty(sum(self.sizes) * self.n_features).uniform_(-1e-4, 1e-4)
+        )
+        corners = torch.cartesian_prod(*[torch.arange(2)] * n_input_dims).reshape(-1, n_input_dims)
+        self.register_buffer("corners", corners, persistent=False)
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
+        """Encode points; features of a level stand together, coarse levels first."""
+        levels = self.params.split([size * self.n_features for size in self.sizes])
+        return torch.cat([self._level(x, i, table) for i, table in enumerate(levels)], dim=-1)
+
+    def _level(self, x: Float[Tensor, "N D"], level: int, params: Tensor) -> Float[Tensor, "N f"]:
+        position = x * self.scales[level] + 0.5
+        lowest = position.detach().floor()
+        fraction = (position - lowest)[:, None, :]
+        weights = torch.where(self.corners.bool(), fraction, 1.0 - fraction).prod(dim=-1)
+        index = self.index(lowest.long()[:, None, :] + self.corners, level)
+        return WeightedGather.apply(params.view(-1, self.n_features), index, weights)
+
+    def index(self, cells: Int[Tensor, "N K D"], level: int) -> Int[Tensor, "N K"]:
+        """Return the table row of grid points: direct while they fit, else `xor_d (cell_d prime_d)
+        mod size`."""
+        resolution, size = self.resolutions[level], self.sizes[level]
+        if resolution**self.n_input_dims <= size:
+            strides = cells.new_tensor([resolution**d for d in range(self.n_input_dims)])
+            return (cells * strides).sum(dim=-1) % size
+        hashed = cells[..., 0] * PRIMES[0]
+        for d in range(1, self.n_input_dims):
+            hashed = hashed ^ (cells[..., d] * PRIMES[d])
+        return hashed % size
+
+
+class ProgressiveBandHashGrid(nn.Module, Updateable):
+    """A hash grid whose fine levels are masked until they are due.
+
+    `start_level` levels are open until step `start_step`, then one more every `update_steps` steps.
+    """
+
+    def __init__(self, n_input_dims: int, config: Any) -> None:
+        super().__init__()
+        self.encoding = HashGrid(n_input_dims, config)
+        self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
+        self.start_level, self.start_step = int(config.start_level), int(config.start_step)
+        self.update_steps = int(config.update_steps)
+        self.current_level = self.start_level
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
+        """Encode points; masked levels are zero."""
+        open_dims = self.current_level * self.encoding.n_features
+        mask = torch.arange(self.n_output_dims, device=x.device) < open_dims
+        return self.encoding(x) * mask
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Open the levels that are due."""
+        more = max(global_step - self.start_step, 0) // self.update_steps
+        self.current_level = min(self.start_level + more, self.encoding.n_levels)

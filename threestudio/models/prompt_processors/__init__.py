@@ -1,0 +1,1 @@
+"""Prompt processors: texts to embeddings."""
