@@ -58,11 +58,9 @@ def settings(cls: type) -> list[tuple[str, str, str]]:
     config = getattr(cls, "Config", None)
     if config is None or not dataclasses.is_dataclass(config):
         return []
-    meanings = _field_docstrings(config)
-    return [
-        (field.name, _default(field), meanings.get(field.name, ""))
-        for field in dataclasses.fields(config)
-    ]
+    fields = dataclasses.fields(config)
+    meanings = _children({field.name for field in fields}) | _field_docstrings(config)
+    return [(field.name, _default(field), meanings.get(field.name, "")) for field in fields]
 
 
 def render(registered: dict[str, type]) -> str:
@@ -71,9 +69,7 @@ def render(registered: dict[str, type]) -> str:
     for heading, names in _by_role(registered).items():
         parts.append(f"### {heading}\n\n| name | what |\n|---|---|")
         parts[-1] += "".join(f"\n| `{n}` | {_summary(registered[n])} |" for n in names)
-        for shared in _same_settings(registered, names):
-            rows = settings(registered[shared[0]])
-            title = ", ".join(f"`{name}`" for name in shared)
+        for title, rows in _grouped_settings(registered, names):
             parts.append(f"{title}\n\n| key | default | meaning |\n|---|---|---|")
             parts[-1] += "".join(f"\n| `{k}` | `{d}` | {_cell(m)} |" for k, d, m in rows)
     return "\n\n".join(parts)
@@ -105,14 +101,34 @@ def _by_role(registered: dict[str, type]) -> dict[str, list[str]]:
     return {role: found[role] for role in (*ROLES, "Others") if role in found}
 
 
-def _same_settings(registered: dict[str, type], names: list[str]) -> Iterator[list[str]]:
-    """Group names whose tables would be identical; names without settings are left out."""
+def _grouped_settings(
+    registered: dict[str, type], names: list[str]
+) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """Yield (title, rows): first what all components of a role share, then the rest of each."""
     groups: dict[tuple, list[str]] = {}
     for name in names:
         rows = tuple(settings(registered[name]))
         if rows:
             groups.setdefault(rows, []).append(name)
-    yield from groups.values()
+    shared = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
+    if shared:
+        yield (
+            "Common to all of them that have settings:",
+            [r for r in next(iter(groups)) if r in shared],
+        )
+    for rows, members in groups.items():
+        own = [row for row in rows if row not in shared]
+        if own:
+            yield ", ".join(f"`{name}`" for name in members) + ":", own
+
+
+def _children(keys: set[str]) -> dict[str, str]:
+    """Say what `<child>_type` and `<child>` are; a field's own docstring wins."""
+    children = {key.removesuffix("_type") for key in keys if key.endswith("_type")} & keys
+    names = {
+        f"{child}_type": f"Registered name of the {child.replace('_', ' ')}." for child in children
+    }
+    return names | {child: f"Settings of the {child.replace('_', ' ')}." for child in children}
 
 
 def _summary(cls: type) -> str:

@@ -38,8 +38,9 @@ def test_local_links_and_pictures_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_named_in_commands_exist(page: Path):
-    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    named = re.findall(r"(?:custom|configs|load|tests)/[\w./-]+\.(?:py|yaml|md)", "\n".join(blocks))
+    fences = re.findall(r"^```(\w*)$(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    commands = "\n".join(text for language, text in fences if not language)
+    named = re.findall(r"(?:custom|configs|load|tests)/[\w./-]+\.(?:py|yaml|md)", commands)
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
