@@ -26,7 +26,7 @@ from threestudio.data.uncond import RandomCameraDataset
 from threestudio.utils.config import parse_structured
 from threestudio.utils.random import stream
 
-from .captions import COLORS, RELATIONS, SHAPES, SLOT_OF_RELATION
+from .captions import COLORS, RELATIONS, SHAPES, SLOT_OF_RELATION, Caption
 from .solids import HALF_HEIGHT, intersect, shade
 
 IMAGE_SIZE = 64
@@ -74,55 +74,63 @@ class Scenes:
     yaws: Float[Tensor, "N 2"]
 
 
-def draw_scenes(
-    num_scenes: int,
-    generator: torch.Generator,
-    single_share: float = 0.25,
-    relation: int | None = None,
-) -> Scenes:
-    """Draw scenes: shapes and the four relations equally frequent, places and sizes slightly
-    varied.
+def draw_scenes(num_scenes: int, generator: torch.Generator, single_share: float = 0.25) -> Scenes:
+    """Draw scenes with shapes and the four relations equally frequent.
 
     Args:
         num_scenes: How many.
         generator: Source of randomness (CPU).
         single_share: Share of scenes with one solid, in [0, 1].
-        relation: Give every scene this relation (index into RELATIONS) instead of drawing it.
     """
+    shapes = torch.stack(
+        [torch.randperm(len(SHAPES), generator=generator)[:2] for _ in range(num_scenes)]
+    )
+    relation = torch.randint(len(RELATIONS), (num_scenes,), generator=generator)
+    single = torch.rand(num_scenes, generator=generator) < single_share
+    shapes[single, 1] = SINGLE
+    return place_solids(shapes, torch.where(single, SINGLE, relation), generator)
+
+
+def scenes_of(captions: list[Caption], generator: torch.Generator) -> Scenes:
+    """Place the solids of given captions."""
+    shapes = torch.full((len(captions), 2), SINGLE)
+    relation = torch.full((len(captions),), SINGLE)
+    for row, caption in enumerate(captions):
+        shapes[row, 0] = SHAPES.index(caption.first.shape)
+        if caption.second is not None:
+            shapes[row, 1] = SHAPES.index(caption.second.shape)
+            relation[row] = RELATIONS.index(caption.relation)
+    return place_solids(shapes, relation, generator)
+
+
+def place_solids(
+    shapes: Int[Tensor, "N 2"], relation: Int[Tensor, " N"], generator: torch.Generator
+) -> Scenes:
+    """Give solids their places, sizes and yaws, each slightly varied.
+
+    Neighbours stand about 0.88 apart; stacked solids touch. See `Scenes` for the arguments.
+    """
+    num_scenes = len(shapes)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
-    shapes = torch.stack(
-        [torch.randperm(len(SHAPES), generator=generator)[:2] for _ in range(num_scenes)]
-    )
-    relations = torch.randint(len(RELATIONS), (num_scenes,), generator=generator)
-    if relation is not None:
-        relations = torch.full_like(relations, relation)
-    single = torch.rand(num_scenes, generator=generator) < single_share
+    single = relation == SINGLE
     pair_sizes, single_sizes = uniform(0.37, 0.43, num_scenes, 2), uniform(0.50, 0.62, num_scenes)
     half_heights = torch.tensor([HALF_HEIGHT[name] for name in SHAPES])[shapes] * pair_sizes
+    half_gap = uniform(0.42, 0.46, num_scenes)
     centers = torch.zeros(num_scenes, 2, 3)
-    gap = uniform(0.42, 0.46, num_scenes)
     for index, name in enumerate(RELATIONS):
-        slots = SLOT_OF_RELATION[name]
-        for solid, slot in enumerate(slots):
-            chosen = relations == index
-            offset = torch.zeros(num_scenes, 3)
+        for solid, slot in enumerate(SLOT_OF_RELATION[name]):
+            chosen = relation == index
             if slot in ("left", "right"):
-                offset[:, 1] = gap if slot == "right" else -gap
+                centers[chosen, solid, 1] = half_gap[chosen] * (1 if slot == "right" else -1)
             else:
-                offset[:, 2] = half_heights[:, solid] * (1 if slot == "top" else -1)
-            centers[chosen, solid] = offset[chosen]
+                side = 1 if slot == "top" else -1
+                centers[chosen, solid, 2] = half_heights[chosen, solid] * side
     centers = centers + uniform(-0.04, 0.04, num_scenes, 1, 3)
-    centers[single] = uniform(-0.05, 0.05, int(single.sum()), 1, 3)
-    return Scenes(
-        shapes=torch.where(single[:, None] & torch.tensor([False, True]), SINGLE, shapes),
-        relation=torch.where(single, SINGLE, relations),
-        centers=centers,
-        sizes=torch.where(single[:, None], single_sizes[:, None], pair_sizes),
-        yaws=uniform(-0.25, 0.25, num_scenes, 2),
-    )
+    sizes = torch.where(single[:, None], single_sizes[:, None], pair_sizes)
+    return Scenes(shapes, relation, centers, sizes, uniform(-0.25, 0.25, num_scenes, 2))
 
 
 def render_layers(
