@@ -1,0 +1,125 @@
+"""The command line. Arguments are read before torch is imported, so `--help` is quick."""
+
+import argparse
+import linecache
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from threestudio.utils.errors import UserError
+
+USER_ERROR = 2
+"""Exit code for what the user can fix, as argparse uses."""
+
+EPILOG = """\
+Settings of the YAML are changed by overrides, `key=value`, for example
+
+  python launch.py --config custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml \\
+      --train "system.prompt_processor.prompt=a red cube on the left of a blue sphere" seed=1
+
+A run writes its configuration, metrics, pictures and checkpoints to
+<exp_root_dir>/<name>/<tag>@<time>/. Continue it, or look at it again, with
+
+  python launch.py --config <run>/configs/parsed.yaml --train resume=<run>/ckpts/last.ckpt
+  python launch.py --config <run>/configs/parsed.yaml --test resume=<run>/ckpts/last.ckpt
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the flags; everything else on the command line is an override."""
+    parser = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Train and look at 3D scenes made from text.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="path of the YAML")
+    parser.add_argument(
+        "--gpu",
+        default="0",
+        help="GPUs to use, e.g. 0 or 0,1 (default 0; the CPU is used where there is none; "
+        "ignored if CUDA_VISIBLE_DEVICES is set)",
+    )
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--train", action="store_true", help="train, then render the turntable")
+    mode.add_argument("--validate", action="store_true", help="render the validation views")
+    mode.add_argument("--test", action="store_true", help="render the turntable")
+    parser.add_argument(
+        "--verbose", action="store_true", help="log more, and show tracebacks of all errors"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the YAML")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line.
+
+    Returns:
+        Exit code: 0, or 2 for what the user can fix (one message, no traceback). Other errors are
+        raised.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_intermixed_args(argv)
+    _set_environment(args.gpu)
+    mode = next(mode for mode in ("train", "validate", "test") if getattr(args, mode))
+    try:
+        _run(args, mode, argv)
+    except Exception as error:
+        if args.verbose or not is_for_user(error):
+            raise
+        sys.stderr.write(f"\nError: {describe(error)}\n")
+        return USER_ERROR
+    return 0
+
+
+def _set_environment(gpus: str) -> None:
+    """Set what must be in the environment before torch starts."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpus)
+    # torch's OpenMP threads spin while they wait, which costs a factor of ten on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> None:
+    import torch
+
+    from threestudio.run import run
+    from threestudio.utils.logging import info
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    for chatter in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
+        logging.getLogger(chatter).setLevel(logging.DEBUG if args.verbose else logging.WARNING)
+    if not torch.cuda.is_available():
+        info("No GPU found: running on the CPU.")
+    command = f"python launch.py {shlex.join(argv)}\n{args}"
+    run(args.config, args.overrides, mode=mode, command=command)
+
+
+def is_for_user(error: BaseException) -> bool:
+    """Tell whether an error's message is meant for the user, so that a traceback would only hide it.
+
+    That is a `UserError`, or an ordinary error that a `raise` statement of the runtime or of an
+    extension raised on purpose. What Python or a library raises is a defect and keeps its traceback.
+    """
+    if isinstance(error, UserError):
+        return True
+    if not isinstance(error, (ValueError, TypeError, OSError, ImportError, RuntimeError)):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    last = frames[-1]
+    ours = (Path(__file__).resolve().parent, Path("custom").resolve())
+    is_ours = any(folder in Path(last.filename).resolve().parents for folder in ours)
+    return is_ours and linecache.getline(last.filename, last.lineno or 0).lstrip()[:5] == "raise"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message with its notes."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])

@@ -1,0 +1,200 @@
+"""Lightning callbacks: checkpoints that survive a kill, snapshots of code and config, progress bar."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Optional
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks.progress import TQDMProgressBar
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from .checkpoints import read_checkpoint, write_checkpoint
+from .config import dump_config
+from .errors import NonFiniteError
+from .logging import debug, info, warn
+
+MAX_SNAPSHOT_BYTES = 1_000_000
+"""Larger files are not code and are left out of the snapshot."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint in one piece, with plain containers only; reads without running code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Optional[Any] = None
+    ) -> None:
+        """Write, replacing an older file at once."""
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: Optional[bool] = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain containers, whatever `weights_only` says."""
+        return read_checkpoint(path, map_location="cpu" if map_location is None else map_location)
+
+
+class RollingCheckpoint(Callback):
+    """Keeps `last.ckpt` up to date, and saves the state when a run fails.
+
+    Args:
+        folder: Folder of the checkpoints.
+        every_n_steps: Steps between two writes.
+    """
+
+    def __init__(self, folder: str, every_n_steps: int = 250) -> None:
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self._saved_step = -1
+        self._training = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = True
+        self._saved_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if due and step != self._saved_step:
+            trainer.save_checkpoint(self.path)
+            self._saved_step = step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = False
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save what there was before the failing step and say where it is."""
+        if not self._training:
+            return
+        self._training = False
+        if isinstance(exception, KeyboardInterrupt):
+            known = f"Continue with resume={self.path}" if self.path.exists() else "Nothing saved"
+            info(f"Interrupted at step {trainer.global_step}. {known}.")
+            return
+        kind = "nan" if _is_about_nan(exception) else "error"
+        path = self.path.with_name(f"{kind}-step{trainer.global_step}.ckpt")
+        try:
+            trainer.save_checkpoint(path)
+        except Exception as failure:  # the first error is the one to show
+            warn(f"The state could not be saved: {failure}")
+            return
+        note = f"The state before the failed step was saved: {path}"
+        if self.path.exists():
+            note += f"\nThe last regular checkpoint: {self.path}"
+        exception.add_note(note)
+
+
+def _is_about_nan(exception: BaseException) -> bool:
+    text = str(exception).lower()
+    return isinstance(exception, NonFiniteError) or "nan" in text.split() or "finite" in text
+
+
+class VersionedCallback(Callback):
+    """A callback that writes into a folder, optionally `version_k` below it."""
+
+    def __init__(
+        self, save_root: str, version: Optional[int] = None, use_version: bool = True
+    ) -> None:
+        self.save_root = save_root
+        self._version = version
+        self.use_version = use_version
+
+    @property
+    def version(self) -> int:
+        """Number of this run's folder: the given one, else the first that is free."""
+        if self._version is None:
+            names = os.listdir(self.save_root) if os.path.isdir(self.save_root) else []
+            taken = [n.split("_")[1] for n in names if n.startswith("version_")]
+            self._version = max((int(n) for n in taken if n.isdigit()), default=-1) + 1
+        return self._version
+
+    @property
+    def savedir(self) -> str:
+        """Folder to write into."""
+        if not self.use_version:
+            return self.save_root
+        return os.path.join(self.save_root, f"version_{self.version}")
+
+
+class CodeSnapshotCallback(VersionedCallback):
+    """Copies the code in the current folder: what git tracks, and what it does not ignore."""
+
+    def file_list(self) -> list[str]:
+        """List the files to copy: not assets (`load/`), nothing large."""
+        listed = set()
+        for extra in ((), ("--others", "--exclude-standard")):
+            command = ["git", "ls-files", "-z", *extra]
+            output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+            listed.update(name for name in output.decode(errors="replace").split("\0") if name)
+        return sorted(
+            name
+            for name in listed
+            if not name.startswith("load/")
+            and os.path.isfile(name)
+            and os.path.getsize(name) <= MAX_SNAPSHOT_BYTES
+        )
+
+    @rank_zero_only
+    def save_code_snapshot(self) -> None:
+        """Copy the files."""
+        for name in self.file_list():
+            target = Path(self.savedir, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, target)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        try:
+            self.save_code_snapshot()
+        except (OSError, subprocess.SubprocessError) as error:
+            debug(f"No snapshot of the code: {error}. It needs git and a repository.")
+
+
+class ConfigSnapshotCallback(VersionedCallback):
+    """Writes the resolved configuration (`parsed.yaml`) and a copy of the YAML (`raw.yaml`)."""
+
+    def __init__(
+        self,
+        config_path: str,
+        config: Any,
+        save_root: str,
+        version: Optional[int] = None,
+        use_version: bool = True,
+    ) -> None:
+        super().__init__(save_root, version, use_version)
+        self.config_path = config_path
+        self.config = config
+
+    @rank_zero_only
+    def save_config_snapshot(self) -> None:
+        """Write both files."""
+        os.makedirs(self.savedir, exist_ok=True)
+        raw = os.path.join(self.savedir, "raw.yaml")
+        if not (os.path.exists(raw) and os.path.samefile(self.config_path, raw)):
+            shutil.copyfile(self.config_path, raw)
+        dump_config(os.path.join(self.savedir, "parsed.yaml"), self.config)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save_config_snapshot()
+
+
+class CustomProgressBar(TQDMProgressBar):
+    """A bar over the whole training, with loss and reward."""
+
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return what stands behind the bar, with short names."""
+        items = super().get_metrics(*args, **kwargs)
+        return {k.removeprefix("train/"): v for k, v in items.items() if k != "v_num"}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Count up to `max_steps`: the camera data never ends."""
+        super().on_train_epoch_start(trainer, *args)
+        if self.train_progress_bar.total is None and trainer.max_steps > 0:
+            self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
+        self.train_progress_bar.set_description("Training")
