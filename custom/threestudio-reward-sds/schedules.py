@@ -70,10 +70,10 @@ def draw_timesteps(
 def reward_window(duration: Any, max_steps: Optional[int]) -> RewardWindow:
     """Translate `reward_duration` (checked by `window_faults`) into steps."""
     if is_list(duration):
-        return RewardWindow(int(duration[0]), int(duration[1]))
+        return RewardWindow(int(duration[0]), float(duration[1]))
     if duration >= 1:
         return RewardWindow(0, math.inf)
-    return RewardWindow(0, int(duration * (max_steps or 0)))
+    return RewardWindow(0, float(int(duration * (max_steps or 0))))
 
 
 def window_faults(duration: Any, max_steps: Optional[int]) -> List[str]:

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -10,7 +11,7 @@ import threestudio
 from threestudio.extensions import load_extensions
 from threestudio.utils.base import BaseObject
 
-load_extensions("custom")
+load_extensions(str(Path(__file__).resolve().parents[2] / "custom"))
 
 
 def extension(module: str) -> Any:

@@ -1,0 +1,117 @@
+"""Slow, obvious implementations in float64: one candidate, one scene, one network call at a time.
+
+Written from the equations (paper.md of the method, DDIM, MVDream), sharing no code with the extension.
+A `network(noisy [V c h w], t, half) -> [V c h w]` predicts the noise of one scene, with the prompt
+(`half = 1`) or without (`half = 0`).
+"""
+
+from typing import Callable, List, Optional
+
+import torch
+from torch import Tensor
+
+Network = Callable[[Tensor, int, int], Tensor]
+
+
+def plain_residual(
+    z: Tensor, noise: Tensor, t: int, alpha_bar: Tensor, network: Network, scale: float
+) -> Tensor:
+    """SDS of one scene: `(1 - alpha_bar) (eps_u + s (eps_c - eps_u) - noise)`."""
+    a = alpha_bar[t]
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    eps_c, eps_u = network(noisy, t, 1), network(noisy, t, 0)
+    return (1 - a) * (eps_u + scale * (eps_c - eps_u) - noise)
+
+
+def reconstruction_residual(
+    z: Tensor,
+    noise: Tensor,
+    t: int,
+    alpha_bar: Tensor,
+    network: Network,
+    scale: float,
+    share: float = 0.5,
+) -> Tensor:
+    """Gradient of `0.5 |z - x0'|^2` by autograd, the rescaled x0 prediction x0' held fixed."""
+    a = alpha_bar[t]
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    eps_c, eps_u = network(noisy, t, 1), network(noisy, t, 0)
+    x0 = (noisy - (1 - a).sqrt() * (eps_u + scale * (eps_c - eps_u))) / a.sqrt()
+    x0_cond = (noisy - (1 - a).sqrt() * eps_c) / a.sqrt()
+    rescaled = x0 * (x0_cond.std() / (x0.std() + 1e-8))
+    target = (share * rescaled + (1 - share) * x0).detach()
+    latents = z.detach().clone().requires_grad_(True)
+    loss = 0.5 * ((latents - target) ** 2).sum()
+    return torch.autograd.grad(loss, latents)[0]
+
+
+def ddim_preview(
+    noisy: Tensor,
+    times: List[int],
+    alpha_bar: Tensor,
+    network: Network,
+    scale: float,
+    end: Optional[int] = None,
+) -> Tensor:
+    """Textbook deterministic DDIM through `times`, then to `end` (None: no noise at all)."""
+    one = torch.ones((), dtype=alpha_bar.dtype)
+    x = noisy
+    for t, then in zip(times, [*times[1:], end], strict=True):
+        a, b = alpha_bar[t], one if then is None else alpha_bar[then]
+        eps_c, eps_u = network(x, t, 1), network(x, t, 0)
+        eps = eps_u + scale * (eps_c - eps_u)
+        x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        x = b.sqrt() * x0 + (1 - b).sqrt() * eps
+    return x
+
+
+def even_times(t: int, num_steps: int) -> List[int]:
+    """Return t, ... : `num_steps` times evenly spaced from t towards 0, 0 itself left out."""
+    return [int(t * (num_steps - i) / num_steps + 0.5) for i in range(num_steps)]
+
+
+def strategy_weights(name: str, rewards: List[float]) -> List[float]:
+    """Return the weights of one scene's candidates with the default settings of each strategy."""
+    count = len(rewards)
+    order = sorted(range(count), key=lambda k: -rewards[k])
+    weights = [0.0] * count
+    if name == "mean":
+        return [1 / count] * count
+    if name == "softmax":
+        powers = torch.tensor(rewards, dtype=torch.float64).exp()
+        return (powers / powers.sum()).tolist()
+    if name == "best":
+        weights[order[0]] = 1.0
+    elif name == "min-max":
+        for k in order[:2]:
+            weights[k] = 0.45
+        for k in order[-2:]:
+            weights[k] = -0.05
+    else:
+        raise ValueError(name)
+    return weights
+
+
+def weighted_gradient(
+    z: Tensor,
+    noises: Tensor,
+    timesteps: List[int],
+    weights: List[List[float]],
+    residual: Callable[[Tensor, Tensor, int], Tensor],
+) -> Tensor:
+    """Return `sum_k w_k residual_k / B` for each scene: the gradient of the guidance's loss.
+
+    Args:
+        z: Latents [B c h w], scene by scene.
+        noises: One noise per candidate [K B c h w].
+        timesteps: One per scene.
+        weights: Of candidate k in scene g: `weights[k][g]`.
+        residual: `(z, noise, t)` of one scene to its gradient.
+    """
+    views = len(z) // len(timesteps)
+    total = torch.zeros_like(z)
+    for k in range(len(noises)):
+        for g, t in enumerate(timesteps):
+            scene = slice(g * views, (g + 1) * views)
+            total[scene] += weights[k][g] * residual(z[scene], noises[k, scene], t)
+    return total / len(z)
