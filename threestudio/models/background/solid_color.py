@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio.models.background.base import BaseBackground
+from threestudio.models.faults import refuse
 from threestudio.registry import register
-from threestudio.utils.errors import ConfigError
 
 
 @register("solid-color-background")
@@ -34,14 +34,25 @@ class SolidColorBackground(BaseBackground):
 
     cfg: Config
 
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        faults = []
+        if len(cfg.color) != cfg.n_output_dims:
+            faults.append(
+                f"`system.background.color` has {len(cfg.color)} channels; give "
+                f"{cfg.n_output_dims} numbers (`system.background.n_output_dims`)."
+            )
+        if cfg.n_view_share < 1:
+            faults.append(
+                f"`system.background.n_view_share` is {cfg.n_view_share}; it must be at least 1."
+            )
+        return faults
+
     def configure(self) -> None:
         super().configure()
+        refuse(self.check(self.cfg))
         color = torch.as_tensor([float(c) for c in self.cfg.color])
-        if len(color) != self.cfg.n_output_dims:
-            raise ConfigError(
-                f"`background.color` has {len(color)} channels; give "
-                f"{self.cfg.n_output_dims} numbers (`background.n_output_dims`)."
-            )
         if self.cfg.learned:
             self.env_color = nn.Parameter(color)
         else:
@@ -53,7 +64,7 @@ class SolidColorBackground(BaseBackground):
         color = self.env_color.expand(size[0], -1)
         if self.training and cfg.random_aug:
             drawn = self.random_colors(
-                size[0], cfg.n_output_dims, cfg.random_aug_prob, max(1, cfg.n_view_share)
+                size[0], cfg.n_output_dims, cfg.random_aug_prob, cfg.n_view_share
             )
             # times 0: every parameter stays in the graph, as DDP wants it
             color = color if drawn is None else color * 0.0 + drawn.to(color)

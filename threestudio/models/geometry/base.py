@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.utils.base import BaseModule
-from threestudio.utils.errors import ConfigError
 
 Density = Callable[[Tensor], Tensor]
 
@@ -139,21 +138,26 @@ def blob_bias(
     return float(kind)
 
 
-def check_density_bias(value: Any, blobs: tuple[str, ...]) -> None:
-    """Raise unless `density_bias` is a number or the name of a blob."""
-    if isinstance(value, (int, float)) or value in blobs:
-        return
-    raise ConfigError(
-        f"`geometry.density_bias` is {value!r}; it must be a number or one of {', '.join(blobs)}."
-    )
+def volume_faults(cfg: Any, blobs: tuple[str, ...], normal_types: tuple[str, ...]) -> list[str]:
+    """List what is wrong with the settings that all volumes share.
 
-
-def check_normal_type(value: Optional[str], types: tuple[str, ...]) -> None:
-    """Raise unless `normal_type` is null or one of the supported ones."""
-    if value is not None and value not in types:
-        raise ConfigError(
-            f"`geometry.normal_type` is {value!r}; it must be null or one of {', '.join(types)}."
+    Args:
+        cfg: Configuration of a volume.
+        blobs: Names that its `density_bias` may have.
+        normal_types: Names that its `normal_type` may have.
+    """
+    faults = []
+    if not isinstance(cfg.density_bias, (int, float)) and cfg.density_bias not in blobs:
+        faults.append(
+            f"`system.geometry.density_bias` is {cfg.density_bias!r}; it must be a number or one "
+            f"of {', '.join(blobs)}."
         )
+    if cfg.normal_type is not None and cfg.normal_type not in normal_types:
+        faults.append(
+            f"`system.geometry.normal_type` is {cfg.normal_type!r}; it must be null or one of "
+            f"{', '.join(normal_types)}."
+        )
+    return faults
 
 
 def finite_difference_normal(

@@ -8,22 +8,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
     BaseImplicitGeometry,
     analytic_normal,
     blob_bias,
-    check_density_bias,
-    check_normal_type,
     contract_to_unisphere,
     finite_difference_normal,
     laplacian_normal,
+    volume_faults,
 )
-from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.models.networks import ENCODINGS, NETWORKS, get_encoding, get_mlp, otype_faults
 from threestudio.registry import register
-from threestudio.utils.errors import ConfigError
 from threestudio.utils.ops import get_activation
 
 NORMAL_TYPES = ("pred", "finite_difference", "finite_difference_laplacian", "analytic")
+BLOBS = ("blob_magic3d", "blob_dreamfusion")
 ONCE_DIFFERENTIABLE = ("KPlanes", "TriPlane")
 
 
@@ -80,20 +80,26 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     cfg: Config
 
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        otype = cfg.pos_encoding_config.get("otype")
+        faults = volume_faults(cfg, BLOBS, NORMAL_TYPES)
+        faults += otype_faults("system.geometry.pos_encoding_config", otype, ENCODINGS)
+        network = cfg.mlp_network_config.get("otype")
+        faults += otype_faults("system.geometry.mlp_network_config", network, NETWORKS)
+        if cfg.normal_type == "analytic" and otype in ONCE_DIFFERENTIABLE:
+            faults.append(
+                "`system.geometry.normal_type` analytic needs second derivatives, which the "
+                f"encoding {otype} does not have. Set `system.geometry.normal_type` to "
+                "finite_difference, or `system.geometry.pos_encoding_config.otype` to HashGrid."
+            )
+        return faults
+
     def configure(self) -> None:
         super().configure()
         cfg = self.cfg
-        check_density_bias(cfg.density_bias, ("blob_magic3d", "blob_dreamfusion"))
-        check_normal_type(cfg.normal_type, NORMAL_TYPES)
-        if (
-            cfg.normal_type == "analytic"
-            and cfg.pos_encoding_config["otype"] in ONCE_DIFFERENTIABLE
-        ):
-            raise ConfigError(
-                f"`geometry.normal_type` analytic needs second derivatives, which the encoding "
-                f"{cfg.pos_encoding_config['otype']} has not. Set `geometry.normal_type` to "
-                "finite_difference, or `geometry.pos_encoding_config.otype` to HashGrid."
-            )
+        refuse(self.check(cfg))
         self.activation = get_activation(cfg.density_activation)
         self.density_blob_std = float(cfg.density_blob_std)
         self.encoding = get_encoding(cfg.n_input_dims, cfg.pos_encoding_config)

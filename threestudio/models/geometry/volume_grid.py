@@ -1,5 +1,6 @@
 """`volume-grid`: density and features as the channels of one voxel grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -8,20 +9,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
     BaseImplicitGeometry,
     analytic_normal,
     blob_bias,
-    check_density_bias,
-    check_normal_type,
     contract_to_unisphere,
     finite_difference_normal,
+    volume_faults,
 )
 from threestudio.registry import register
-from threestudio.utils.errors import ConfigError
 from threestudio.utils.ops import get_activation
 
 NORMAL_EPS = 1e-3
+NORMAL_TYPES = ("finite_difference", "analytic")
+BLOBS = ("blob", "blob_magic3d", "blob_dreamfusion")
+
+
+def is_count(value: Any) -> bool:
+    """Tell positive ints from everything else."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def trilinear(grid: Float[Tensor, "C X Y Z"], coords: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
@@ -69,16 +76,22 @@ class VolumeGrid(BaseImplicitGeometry):
 
     cfg: Config
 
-    def configure(self) -> None:
-        super().configure()
-        size = [int(n) for n in self.cfg.grid_size]
-        if len(size) != 3 or min(size) < 1:
-            raise ConfigError(
-                f"`geometry.grid_size` is {size}; it must be three positive ints, "
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        faults = volume_faults(cfg, BLOBS, NORMAL_TYPES)
+        size = cfg.grid_size
+        if not isinstance(size, Sequence) or len(size) != 3 or not all(is_count(n) for n in size):
+            faults.append(
+                f"`system.geometry.grid_size` is {size}; it must be three positive ints, "
                 "for example [40, 40, 40]."
             )
-        check_density_bias(self.cfg.density_bias, ("blob", "blob_magic3d", "blob_dreamfusion"))
-        check_normal_type(self.cfg.normal_type, ("finite_difference", "analytic"))
+        return faults
+
+    def configure(self) -> None:
+        super().configure()
+        refuse(self.check(self.cfg))
+        size = list(self.cfg.grid_size)
         self.activation = get_activation(self.cfg.density_activation)
         self.grid = nn.Parameter(torch.zeros(1, self.cfg.n_feature_dims + 1, *size))
         self.density_scale = nn.Parameter(torch.zeros(1))

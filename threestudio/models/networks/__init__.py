@@ -4,6 +4,8 @@ Configurations use tiny-cuda-nn's names (`otype`, `n_levels`, ...), so that upst
 An encoding takes points in [0, 1]."""
 
 from .build import (
+    ENCODINGS,
+    NETWORKS,
     CompositeEncoding,
     Float32Encoding,
     NetworkWithInputEncoding,
@@ -11,6 +13,7 @@ from .build import (
     create_network_with_input_encoding,
     get_encoding,
     get_mlp,
+    otype_faults,
 )
 from .frequency import Frequency, ProgressiveBandFrequency, SphericalHarmonics
 from .hash_grid import HashGrid, ProgressiveBandHashGrid
@@ -18,6 +21,8 @@ from .mlp import SphereInitVanillaMLP, VanillaMLP
 from .planes import KPlanes, TriPlane
 
 __all__ = [
+    "ENCODINGS",
+    "NETWORKS",
     "CompositeEncoding",
     "Float32Encoding",
     "Frequency",
@@ -34,4 +39,5 @@ __all__ = [
     "create_network_with_input_encoding",
     "get_encoding",
     "get_mlp",
+    "otype_faults",
 ]

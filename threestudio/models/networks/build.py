@@ -7,6 +7,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from threestudio.models.faults import refuse
 from threestudio.models.networks.frequency import (
     Frequency,
     ProgressiveBandFrequency,
@@ -16,7 +17,6 @@ from threestudio.models.networks.hash_grid import HashGrid, ProgressiveBandHashG
 from threestudio.models.networks.mlp import SphereInitVanillaMLP, VanillaMLP
 from threestudio.models.networks.planes import KPlanes, TriPlane
 from threestudio.utils.base import Updateable
-from threestudio.utils.errors import ConfigError
 
 ENCODINGS = {
     "Frequency": Frequency,
@@ -104,11 +104,11 @@ def open_config(config: Any) -> DictConfig:
     return config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
 
 
-def choose(kind: str, otype: Optional[str], table: dict[str, type]) -> type:
-    """Look up an `otype`, or say which ones there are."""
-    if otype not in table:
-        raise ConfigError(f"Unknown {kind} otype {otype!r}; available: {', '.join(sorted(table))}.")
-    return table[otype]
+def otype_faults(key: str, otype: Optional[str], table: dict[str, type]) -> list[str]:
+    """Say which types there are, if `otype` is none of them."""
+    if otype in table:
+        return []
+    return [f"`{key}.otype` is {otype!r}; available: {', '.join(sorted(table))}."]
 
 
 def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
@@ -119,7 +119,8 @@ def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
         config: `otype`, a name in `ENCODINGS`; the encoding's own keys; `include_xyz`.
     """
     config = open_config(config)
-    encoding = choose("encoding", config.get("otype"), ENCODINGS)(n_input_dims, config)
+    refuse(otype_faults("encoding", config.get("otype"), ENCODINGS))
+    encoding = ENCODINGS[config.otype](n_input_dims, config)
     wrapped = Float32Encoding(encoding) if config.otype in WRAPPED else encoding
     return CompositeEncoding(wrapped, include_xyz=config.get("include_xyz", False))
 
@@ -133,7 +134,8 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
         config: `otype`, a name in `NETWORKS`; `n_neurons`, `n_hidden_layers`, `output_activation`.
     """
     config = open_config(config)
-    return choose("network", config.get("otype"), NETWORKS)(n_input_dims, n_output_dims, config)
+    refuse(otype_faults("network", config.get("otype"), NETWORKS))
+    return NETWORKS[config.otype](n_input_dims, n_output_dims, config)
 
 
 def create_network_with_input_encoding(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.estimators import UPDATE_EVERY, OccupancyGrid
+from threestudio.models.faults import refuse
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.models.volume import (
     Samples,
@@ -20,7 +21,6 @@ from threestudio.models.volume import (
     transmittance_and_alpha,
 )
 from threestudio.registry import register
-from threestudio.utils.errors import ConfigError
 from threestudio.utils.random import stream
 
 ESTIMATORS = ("occgrid",)
@@ -74,18 +74,24 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     cfg: Config
 
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        faults = [
+            f"`system.renderer.{name}` is {getattr(cfg, name)}; it must be at least 1."
+            for name in ("num_samples_per_ray", "eval_chunk_size")
+            if getattr(cfg, name) < 1
+        ]
+        if cfg.estimator not in ESTIMATORS:
+            faults.append(
+                f"`system.renderer.estimator` is {cfg.estimator!r}; available: "
+                f"{', '.join(ESTIMATORS)}. Set `system.renderer.estimator: occgrid`."
+            )
+        return faults
+
     def configure(self, *args: Any, **kwargs: Any) -> None:
         super().configure(*args, **kwargs)
-        if self.cfg.estimator not in ESTIMATORS:
-            raise ConfigError(
-                f"`renderer.estimator` is {self.cfg.estimator!r}; available: "
-                f"{', '.join(ESTIMATORS)}. Set `system.renderer.estimator` to occgrid."
-            )
-        if self.cfg.num_samples_per_ray < 1 or self.cfg.eval_chunk_size < 1:
-            raise ConfigError(
-                "`renderer.num_samples_per_ray` and `renderer.eval_chunk_size` must be at least 1, "
-                f"but are {self.cfg.num_samples_per_ray} and {self.cfg.eval_chunk_size}."
-            )
+        refuse(self.check(self.cfg))
         self.estimator = OccupancyGrid(self.bbox)
         self.step_size = math.sqrt(3.0) * 2.0 * self.cfg.radius / self.cfg.num_samples_per_ray
         self.updated_at = -1
