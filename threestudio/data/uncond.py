@@ -101,7 +101,7 @@ def stages(value: Any) -> list[int]:
     return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)]
 
 
-def uniform(generator: torch.Generator, count: int, bounds: Sequence[float]) -> Float[Tensor, " R"]:
+def uniform(generator: torch.Generator, count: int, bounds: Sequence[Any]) -> Float[Tensor, " R"]:
     """Draw `count` numbers uniformly between two bounds."""
     low, high = bounds
     return torch.rand(count, generator=generator) * (high - low) + low
