@@ -1,7 +1,9 @@
-"""Measure judge, prior and reward on captions that no choice was made on, and write the model card.
+"""Measure judge, prior and reward on captions that they were not trained on.
 
-python -m custom.threestudio-blocks.evaluate                  # dev captions, to look at while working
-python -m custom.threestudio-blocks.evaluate --split held-out # the numbers of the model card
+The dev captions are for working, the held-out captions give the numbers of the model card:
+
+    python -m custom.threestudio-blocks.evaluate
+    python -m custom.threestudio-blocks.evaluate --split held-out
 """
 
 import argparse

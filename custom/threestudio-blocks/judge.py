@@ -83,15 +83,10 @@ class JudgeNetwork(nn.Module):
     def __init__(self, num_views: int = 4) -> None:
         super().__init__()
         self.num_views = num_views
-        layers, width = [], 3
-        for out in (32, 64, 96, 128):
-            layers += [
-                nn.Conv2d(width, out, 3, padding=1),
-                nn.GroupNorm(8, out),
-                nn.GELU(),
-                nn.Conv2d(out, out, 4, 2, 1),
-            ]
-            layers += [nn.GELU()]
+        layers, width = [nn.Conv2d(3, 32, 4, 2, 1), nn.GELU()], 32
+        for out in (64, 96, 128):
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.GroupNorm(8, out), nn.GELU()]
+            layers += [nn.Conv2d(out, out, 4, 2, 1), nn.GELU()]
             width = out
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.GELU())
         self.mix = nn.Sequential(nn.Linear(128 * num_views, 256), nn.GELU())

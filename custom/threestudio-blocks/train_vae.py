@@ -17,7 +17,7 @@ from .batches import random_batch
 from .renders import IMAGE_SIZE, load_or_render
 from .training import Trainer, mixed_precision, parser
 
-KL_WEIGHT = 1e-5
+KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 1.0
 
 
