@@ -129,7 +129,7 @@ def _too_few_candidates(strategy: type, block: Dict[str, Any], values: Dict[str,
     """Say so when `n_noises` is too small for the strategy; 1 is the plain objective."""
     config, given = OmegaConf.structured(strategy.Config(**block)), values["n_noises"]
     needed = strategy.min_candidates(config)
-    if given == 1 or given >= needed:
+    if given <= 1 or given >= needed:
         return []
     counts = " + ".join(
         f"{key}={config[key]}" for key in ("num_best", "num_worst") if key in config
@@ -169,7 +169,7 @@ def component_faults(
     Returns:
         The block with values converted to the declared types, and the faults.
     """
-    known, faults, typed = field_names(cls.Config), [], {}
+    known, faults, valid = field_names(cls.Config), [], []
     config = OmegaConf.structured(cls.Config)
     for key, value in block.items():
         if key not in known:
@@ -177,7 +177,7 @@ def component_faults(
             continue
         try:
             config[key] = value
-            typed[key] = OmegaConf.to_container(config)[key]
+            valid.append(key)
         except (OmegaConfBaseException, TypeError, ValueError):
             kind = next(f.type for f in dataclasses.fields(cls.Config) if f.name == key)
             faults.append(
@@ -185,7 +185,8 @@ def component_faults(
                 f"{getattr(kind, '__name__', kind)}, like its default "
                 f"{OmegaConf.to_container(OmegaConf.structured(cls.Config))[key]!r}."
             )
-    return typed, faults + list(cls.check(config))
+    values = OmegaConf.to_container(config)
+    return {key: values[key] for key in valid}, faults + list(cls.check(config))
 
 
 def field_names(config: type) -> set:

@@ -1,6 +1,6 @@
 """Slow, obvious implementations in float64: one candidate, one scene, one network call at a time.
 
-Written from the equations (paper.md of the method, DDIM, MVDream), sharing no code with the extension.
+Written from the equations of RewardSDS, DDIM and MVDream, sharing no code with the extension.
 A `network(noisy [V c h w], t, half) -> [V c h w]` predicts the noise of one scene, with the prompt
 (`half = 1`) or without (`half = 0`).
 """

@@ -1,4 +1,4 @@
-"""The whole step: equal to the reference loop, plain when it should be, cheap, and clear when it fails."""
+"""The whole step: equal to the reference loop, plain when it should be, cheap, clear in failure."""
 
 import itertools
 

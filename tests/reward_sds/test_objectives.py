@@ -1,4 +1,4 @@
-"""SDS, plain and as reconstruction: the reference, the Gaussian closed form, masks and conventions."""
+"""SDS, plain and as reconstruction: the reference, the Gaussian closed form, masks, scales."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_gradients_equal_the_reference(form, views):
 
 
 def test_gaussian_closed_form():
-    """The mean of prediction - noise at fixed z is sigma alpha (z - mu) / (alpha^2 s^2 + sigma^2)."""
+    """Mean of prediction - noise at fixed z: sigma alpha (z - mu) / (alpha^2 s^2 + sigma^2)."""
     prior = GaussianPrior()
     denoiser = bind(prior, 1)
     z, candidates = propose(denoiser, 1, [400], count=20000)
@@ -53,7 +53,7 @@ def test_gaussian_closed_form():
 
 @pytest.mark.parametrize("name", ["sds", "uniform", "fantasia3d"])
 def test_weightings(name):
-    """1 - alpha_bar, 1, and sqrt(alpha_bar) (1 - alpha_bar), relative to the unweighted residual."""
+    """1 - alpha_bar, 1 and sqrt(alpha_bar) (1 - alpha_bar) times the unweighted residual."""
     prior = WavyPrior()
     denoiser = bind(prior, 1)
     z, candidates = propose(denoiser, 1, [300])

@@ -1,4 +1,4 @@
-"""Candidates and previews: DDIM against diffusers and the textbook, the Gaussian closed form, calls."""
+"""Candidates and previews: DDIM against diffusers and the textbook, closed forms, calls."""
 
 import pytest
 import torch
@@ -152,7 +152,7 @@ def test_one_step_is_the_prediction_of_x0():
 
 
 def test_denoising_approaches_the_closed_form_as_one_over_steps():
-    """It is mu + s (z_t - alpha mu) / sqrt(alpha^2 s^2 + sigma^2); three times the steps, a third."""
+    """It is mu + s (z_t - alpha mu) / sqrt(alpha^2 s^2 + sigma^2); the error falls with S."""
     prior = GaussianPrior()
     denoiser = bind(prior, 2)
     _, candidates = propose(denoiser, 2, [900, 900])
