@@ -1,11 +1,16 @@
 """One run: overrides, counting, saved views."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
-from plan import Trial
-from trial import count_unet_calls, save_views, trial_overrides
+from plan import Evaluation, Trial
+from run import QUIET
+from trial import count_unet_calls, run_trial, save_views, trial_overrides
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TRIAL = Trial("sds", "a red cube under a blue cone", 7, "a.yaml", ("x=1",), "a.yaml@1")
 
@@ -43,3 +48,19 @@ def test_views_are_saved_side_by_side_and_exactly(tmp_path, value):
     assert strip.size == (32, 8)
     assert strip.getpixel((20, 4)) == (round(value * 255),) * 3
     assert strip.getpixel((4, 4)) == (0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["blocks-mvdream-sds", "blocks-mvdream-reward-sds"])
+def test_a_short_run_with_the_shipped_weights_becomes_a_row(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = f"custom/threestudio-reward-sds/configs/{config}.yaml"
+    small = ("trainer.max_steps=2", "data.width=16", "data.height=16", "data.batch_size=4")
+    small += ("data.resolution_milestones=[]", "data.eval_width=16", "data.eval_height=16")
+    trial = Trial(config, "a red cube under a blue cone", 0, path, small, "config@1")
+    evaluation = Evaluation(reward={"pretrained_model_name_or_path": "load/blocks/reward"})
+    row = run_trial(trial, evaluation, tmp_path / "runs", tmp_path / "views.png", QUIET)
+    calls = 2 * 8 * (4 if "reward" in config else 1)
+    assert row.unet_calls == calls, "2 steps of 4 views, with and without prompt"
+    assert Image.open(tmp_path / "views.png").size == (256, 64)
+    assert not list((tmp_path / "runs").rglob("*.ckpt")), "the run folder is removed"
