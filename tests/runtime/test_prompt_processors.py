@@ -38,9 +38,15 @@ def encoder_folder(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def in_cache_folder(cache_folder, monkeypatch):
+    """Tests share the cached embeddings: loading even a tiny encoder takes a second."""
+    monkeypatch.chdir(cache_folder)
 
 
 def build(folder, **settings):
@@ -162,7 +168,8 @@ def test_a_model_that_cannot_be_fetched_is_answered_with_the_command(monkeypatch
         build("stabilityai/stable-diffusion-2-1-base")
 
 
-def test_the_prompt_library_needs_one_match(encoder_folder, tmp_path):
+def test_the_prompt_library_needs_one_match(encoder_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no load/prompt_library.json"):
         build(encoder_folder, prompt="lib:cat")
     (tmp_path / "load").mkdir()
