@@ -102,10 +102,10 @@ def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> None:
 
 
 def is_for_user(error: BaseException) -> bool:
-    """Tell whether an error's message is meant for the user, so that a traceback would only hide it.
+    """Tell whether an error's message is meant for the user: a traceback would only hide it.
 
     That is a `UserError`, or an ordinary error that a `raise` statement of the runtime or of an
-    extension raised on purpose. What Python or a library raises is a defect and keeps its traceback.
+    extension raised on purpose. What Python or a library raises is a defect: its traceback stays.
     """
     if isinstance(error, UserError):
         return True

@@ -17,7 +17,7 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True)
 class Origin:
-    """Who registered a name: the top-level package of the class, and whether it is only a preset."""
+    """Who registered a name: the top-level package of the class, and whether as a preset."""
 
     owner: str
     preset: bool
@@ -94,10 +94,10 @@ def _may_replace(name: str, cls: type, new: Origin) -> bool:
     if new.owner == RUNTIME:
         return False  # an extension was there first, it keeps the name
     raise ValueError(
-        f"Module {name} already exists! Names of extensions conflict! It is registered by '{old.owner}' "
-        f"({old_class.__module__}.{old_class.__qualname__}) and again by '{new.owner}' "
-        f"({cls.__module__}.{cls.__qualname__}). Rename one of them, or disable one extension by "
-        "appending '_disabled' to its folder's name."
+        f"Module {name} already exists! Names of extensions conflict! It is registered by "
+        f"'{old.owner}' ({old_class.__module__}.{old_class.__qualname__}) and again by "
+        f"'{new.owner}' ({cls.__module__}.{cls.__qualname__}). Rename one of them, or disable one "
+        "extension by appending '_disabled' to its folder's name."
     )
 
 

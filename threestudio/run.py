@@ -1,6 +1,7 @@
-"""One run in this process: configuration, components, trainer, and everything a run folder holds."""
+"""One run in this process: configuration, components, trainer, and what a run folder holds."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import warnings
@@ -110,9 +111,9 @@ def _check_fit(system: BaseSystem, checkpoint: dict[str, Any], path: str) -> Non
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"Checkpoint '{path}' does not fit this configuration: {len(differing)} entries differ, "
-            f"e.g. '{name}' is {saved.get(name, 'missing')} in the file and "
-            f"{own.get(name, 'missing')} here. Use the `configs/parsed.yaml` of the checkpoint's run."
+            f"Checkpoint '{path}' does not fit this configuration: {len(differing)} entries "
+            f"differ, e.g. '{name}' is {saved.get(name, 'missing')} in the file and "
+            f"{own.get(name, 'missing')} here. Use `configs/parsed.yaml` of the checkpoint's run."
         )
 
 
@@ -229,6 +230,9 @@ def find_version() -> str:
 
 def _silence_lightning() -> None:
     """Hide advice that does not fit: the data is endless, made in this process, and unshuffled."""
+    if logging.getLogger("pytorch_lightning").getEffectiveLevel() > logging.DEBUG:
+        for chatter in ("utilities.rank_zero", "trainer"):
+            logging.getLogger(f"pytorch_lightning.{chatter}").setLevel(logging.WARNING)
     for text in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",

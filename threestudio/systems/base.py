@@ -16,6 +16,7 @@ from threestudio.utils.errors import NonFiniteError
 from threestudio.utils.logging import info, warn
 from threestudio.utils.misc import C, cleanup, find_last_path, load_module_weights, schedule_fault
 from threestudio.utils.saving import SaverMixin
+from threestudio.utils.typing import Number
 
 
 class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
@@ -102,7 +103,7 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         """Epoch of the weights: the checkpoint's when only evaluating."""
         return self._resumed_eval_status[0] if self._resumed_eval_status else self.current_epoch
 
-    def C(self, value: Any) -> float:
+    def C(self, value: Any) -> Number:
         """Evaluate a schedule at the current step."""
         return C(value, self.true_current_epoch, self.true_global_step)
 

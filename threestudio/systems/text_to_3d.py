@@ -12,6 +12,7 @@ from threestudio.systems.base import BaseLift3DSystem, BaseSystem
 from threestudio.systems.losses import REGULARIZERS, regularizer
 from threestudio.utils.errors import ConfigError, NonFiniteError
 from threestudio.utils.overrides import did_you_mean
+from threestudio.utils.typing import Number
 
 
 class TextTo3DSystem(BaseLift3DSystem):
@@ -82,7 +83,7 @@ class TextTo3DSystem(BaseLift3DSystem):
                 total = total + value * self._weight(name)
         return total
 
-    def _weight(self, loss_name: str) -> float:
+    def _weight(self, loss_name: str) -> Number:
         key = loss_name.replace("loss_", "lambda_", 1)
         if key not in self.cfg.loss:
             raise ConfigError(

@@ -79,7 +79,7 @@ def update_end_if_possible(module: Any, epoch: int, global_step: int) -> None:
 
 
 class BaseObject(Updateable):
-    """A configured component without parameters of its own: never in a state dict, never optimised."""
+    """A configured component without parameters of its own: not in state dicts, not optimised."""
 
     @dataclass
     class Config:
@@ -121,8 +121,8 @@ class BaseModule(nn.Module, Updateable):
         path, _, module_name = source.rpartition(":")
         if not path:
             raise ValueError(
-                f"`weights: {source}` names no module. Write `path/to/file.ckpt:module_name`, for instance "
-                f"`{source}:geometry`."
+                f"`weights: {source}` names no module. Write `path/to/file.ckpt:module_name`, for "
+                f"instance `{source}:geometry`."
             )
         weights, epoch, step = load_module_weights(
             path, module_name=module_name, map_location="cpu"

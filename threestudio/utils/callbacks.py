@@ -1,4 +1,4 @@
-"""Lightning callbacks: checkpoints that survive a kill, snapshots of code and config, progress bar."""
+"""Lightning callbacks: checkpoints that survive a kill, snapshots, progress bar."""
 
 import os
 import shutil

@@ -67,7 +67,8 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = "cpu") -> dict[s
         or not {"state_dict", "global_step", "epoch"} <= checkpoint.keys()
     ):
         raise CheckpointError(
-            f"'{path}' is not a training checkpoint: it has no state_dict, global_step and epoch.{_neighbours(path)}"
+            f"'{path}' is not a training checkpoint: it has no state_dict, global_step and "
+            f"epoch.{_neighbours(path)}"
         )
     return checkpoint
 

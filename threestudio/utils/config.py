@@ -2,23 +2,24 @@
 `Config` objects.
 """
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Optional, Union, get_args, get_origin
+from typing import Any, Optional
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError
+from .fields import component_name, typed_values
 from .logging import warn
 from .overrides import apply_override, did_you_mean
 from .text import slug
+from .typing import Number
 
 
-def C_max(value: Any) -> float:
+def C_max(value: Any) -> Number:
     """Return the largest value a schedule takes: its start value and all later values; a number is
     itself.
     """
@@ -132,7 +133,7 @@ def merge_configs(
     for override in cli_args or []:
         apply_override(config, override)
     config = OmegaConf.merge(config, kwargs)
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = _missing(OmegaConf.to_container(config, resolve=False))
     if missing:
         raise ConfigError(
             "Values that the config leaves open (`???`) are missing. Add to the command: "
@@ -144,6 +145,14 @@ def merge_configs(
         key = f"`{error.full_key}`" if getattr(error, "full_key", None) else "A value"
         raise ConfigError(f"{key} cannot be resolved: {_first_line(error)}") from error
     return config
+
+
+def _missing(values: Any, path: str = "") -> list[str]:
+    """List the paths of `???`; OmegaConf's own list stops at interpolations of missing values."""
+    if isinstance(values, dict):
+        paths = [(f"{path}.{key}" if path else str(key), item) for key, item in values.items()]
+        return [found for where, item in paths for found in _missing(item, where)]
+    return [path] if values == "???" else []
 
 
 def load_config(
@@ -207,47 +216,10 @@ def parse_structured(fields: type, cfg: Optional[Any] = None) -> Any:
     component = component_name(fields)
     if not isinstance(values, dict):
         raise ConfigError(f"{component} needs a mapping of keys to values, not {values!r}.")
-    known = field_names(fields)
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
-        raise ConfigError(
-            f"{component} has no "
-            + " ".join(f"key `{key}`.{did_you_mean(key, known)}" for key in unknown)
-        )
-    types = {f.name: f.type for f in dataclasses.fields(fields)}
-    nodes = {key: as_node(value, types[key]) for key, value in values.items()}
-    try:
-        return OmegaConf.structured(fields(**nodes))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "a value"
-        raise ConfigError(f"{component}: `{key}` is wrong: {_first_line(error)}") from error
-
-
-def as_node(value: Any, declared: Any) -> Any:
-    """Wrap containers so that OmegaConf keeps them, and widen whole numbers where `Union[float,
-    ...]` is declared.
-    """
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, dict):
-        return DictConfig(value)
-    if isinstance(value, list):
-        return ListConfig(value)
-    if get_origin(declared) is Union and isinstance(value, int) and not isinstance(value, bool):
-        members = get_args(declared)
-        if float in members and int not in members:
-            return float(value)
-    return value
-
-
-def field_names(fields: type) -> list[str]:
-    """List the keys that a config dataclass declares."""
-    return [f.name for f in dataclasses.fields(fields) if f.init]
-
-
-def component_name(fields: type) -> str:
-    """Name the component that a config dataclass belongs to: `VolumeGrid` for `VolumeGrid.Config`."""
-    return fields.__qualname__.removesuffix(".Config").split(".")[-1]
+    typed, faults = typed_values(fields, values)
+    if faults:
+        raise ConfigError(f"{component}: " + " ".join(faults))
+    return OmegaConf.structured(fields(**typed))
 
 
 def _first_line(error: Exception) -> str:

@@ -9,17 +9,14 @@ under that type. A component may say more about its block:
   the fields of one `Config` (a guidance that hands flat keys to its parts).
 """
 
-import dataclasses
 import inspect
-from typing import Any, Union, get_args, get_origin
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from threestudio.registry import UnknownModuleError, find
 
-from .config import ExperimentConfig, as_node, config_to_primitive, field_names, parse_structured
+from .config import ExperimentConfig, config_to_primitive, parse_structured
 from .errors import ConfigError
+from .fields import field_names, typed_values
 from .overrides import did_you_mean
 
 CHECKPOINT_KEYS = ("rolling_every_n_steps",)
@@ -42,13 +39,13 @@ def check_config(cfg: Any) -> None:
 
 def config_faults(cfg: dict[str, Any]) -> list[str]:
     """List the faults of a whole configuration."""
-    top = {key: value for key, value in cfg.items() if key not in ("data", "system")}
-    faults = _field_faults(ExperimentConfig, top, "", also=("data", "system"))
+    blocks = {part: {} for part in ("data", "system") if part in cfg}  # examined below
+    faults = typed_values(ExperimentConfig, {**cfg, **blocks})[1]
     if not cfg.get("tag") and cfg.get("use_timestamp") is False:
         faults.append("`tag` is empty and `use_timestamp` is false: set one, the run needs a name.")
     for part in ("data", "system"):
         faults += _component_faults(part, cfg.get(f"{part}_type") or "", cfg.get(part))
-    return faults + _lightning_faults(cfg)
+    return list(dict.fromkeys(faults + _lightning_faults(cfg)))
 
 
 def _component_faults(path: str, type_name: Any, block: Any) -> list[str]:
@@ -67,7 +64,7 @@ def _component_faults(path: str, type_name: Any, block: Any) -> list[str]:
     fields = getattr(component, "Config", None)
     if fields is None:
         return []
-    faults = _field_faults(fields, block, path)
+    faults = typed_values(fields, block, path)[1]
     return (faults or _value_faults(component, block, path)) + _child_faults(fields, block, path)
 
 
@@ -91,60 +88,6 @@ def _value_faults(component: type, block: dict[str, Any], path: str) -> list[str
     except (ValueError, TypeError) as error:
         faults = str(error).splitlines()
     return [_with_path(path, fault) for fault in faults]
-
-
-def _field_faults(
-    fields: type, block: dict[str, Any], path: str, also: tuple[str, ...] = ()
-) -> list[str]:
-    """List unknown keys and values of a wrong type."""
-    prefix = f"{path}." if path else ""
-    known = field_names(fields)
-    types = {f.name: f.type for f in dataclasses.fields(fields)}
-    faults = []
-    defaults = OmegaConf.structured(fields)
-    for key, value in block.items():
-        if key not in known:
-            candidates = [*known, *also]
-            hint = did_you_mean(key, candidates) or f" Known are: {', '.join(sorted(candidates))}."
-            faults.append(f"{prefix}{key} is not a known key.{hint}")
-            continue
-        fault = _type_fault(defaults, key, value, types[key])
-        if fault:
-            faults.append(f"{prefix}{key} {fault}")
-    return faults
-
-
-def _type_fault(defaults: Any, key: str, value: Any, declared: Any) -> str:
-    """Say what is wrong with one value, or nothing."""
-    if isinstance(value, (list, tuple)) and _takes_number(declared):
-        if all(_is_number(item) for item in value):
-            return ""  # a schedule, or one value for each stage
-        return f"is {list(value)!r}, but needs a number or a list of numbers."
-    members = get_args(declared)
-    if get_origin(declared) is tuple and Ellipsis not in members:
-        if not isinstance(value, (list, tuple)) or len(value) != len(members):
-            return f"is {value!r}, but needs a list of {len(members)} values."
-    try:
-        defaults[key] = as_node(value, declared)
-    except OmegaConfBaseException:
-        return f"is {value!r}, but needs {_type_name(declared)}."
-    return ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _takes_number(declared: Any) -> bool:
-    members = get_args(declared) if get_origin(declared) is Union else (declared,)
-    return float in members or int in members
-
-
-def _type_name(declared: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    names |= {dict: "a mapping of keys to values", type(None): "null"}
-    members = get_args(declared) if get_origin(declared) is Union else (declared,)
-    return " or ".join(names.get(member, str(member).replace("typing.", "")) for member in members)
 
 
 def _with_path(path: str, fault: str) -> str:
@@ -172,7 +115,8 @@ def _lightning_faults(cfg: dict[str, Any]) -> list[str]:
     rolling = (cfg.get("checkpoint") or {}).get("rolling_every_n_steps", 1)
     if not isinstance(rolling, int) or isinstance(rolling, bool) or rolling < 1:
         faults.append(
-            f"checkpoint.rolling_every_n_steps is {rolling!r}, but needs a whole number of at least 1."
+            f"checkpoint.rolling_every_n_steps is {rolling!r}, but needs a whole number "
+            "of at least 1."
         )
     steps = (cfg.get("trainer") or {}).get("max_steps", -1)
     if not isinstance(steps, int) or isinstance(steps, bool):

@@ -5,17 +5,16 @@ from typing import Any, Optional, Sequence, Union
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .typing import Number
+
 Align = Union[str, int, tuple[int, int]]
 
+# Evenly spaced anchors, interpolated linearly.
 _COLOR_MAPS = {
-    # evenly spaced anchors, interpolated linearly
-    "jet": ["00007f", "0000ff", "007fff", "00ffff", "7fff7f", "ffff00", "ff7f00", "ff0000", "7f0000"],
-    "magma": ["000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf"],
-    "spectral": [
-        "9e0142", "d53e4f", "f46d43", "fdae61", "fee08b", "ffffbf",
-        "e6f598", "abdda4", "66c2a5", "3288bd", "5e4fa2",
-    ],
-}  # fmt: skip
+    "jet": "00007f 0000ff 007fff 00ffff 7fff7f ffff00 ff7f00 ff0000 7f0000",
+    "magma": "000004 1d1147 51127c 832681 b73779 e75263 fc8961 fec488 fcfdbf",
+    "spectral": "9e0142 d53e4f f46d43 fdae61 fee08b ffffbf e6f598 abdda4 66c2a5 3288bd 5e4fa2",
+}
 
 
 def to_numpy(data: Any) -> Any:
@@ -39,7 +38,7 @@ def to_numpy(data: Any) -> Any:
 
 
 def rgb_image(
-    img: Any, data_format: str = "HWC", data_range: Sequence[float] = (0, 1), rgba: bool = False
+    img: Any, data_format: str = "HWC", data_range: Sequence[Number] = (0, 1), rgba: bool = False
 ) -> np.ndarray:
     """Make an RGB picture; more than three channels stand side by side in groups.
 
@@ -65,7 +64,7 @@ def rgb_image(
 
 
 def grayscale_image(
-    img: Any, data_range: Optional[Sequence[float]] = None, cmap: Optional[str] = "jet"
+    img: Any, data_range: Optional[Sequence[Number]] = None, cmap: Optional[str] = "jet"
 ) -> np.ndarray:
     """Make a picture of one channel `[H, W]`.
 
@@ -86,7 +85,7 @@ def grayscale_image(
         return np.repeat(_to_bytes(share, (0, 1))[..., None], 3, axis=-1)
     if cmap not in _COLOR_MAPS:
         raise ValueError(f"Unknown colour map '{cmap}'. Use {', '.join(_COLOR_MAPS)} or null.")
-    anchors = np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in _COLOR_MAPS[cmap]])
+    anchors = np.array([list(bytes.fromhex(color)) for color in _COLOR_MAPS[cmap].split()])
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(share, places, anchors[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
@@ -95,7 +94,7 @@ def grayscale_image(
 def uv_image(
     img: Any,
     data_format: str = "HWC",
-    data_range: Sequence[float] = (0, 1),
+    data_range: Sequence[Number] = (0, 1),
     cmap: str = "checkerboard",
 ) -> np.ndarray:
     """Make a picture of texture coordinates: a checkerboard, or red and green (`cmap="color"`)."""
@@ -147,7 +146,7 @@ def draw_texts(img: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _to_bytes(img: np.ndarray, data_range: Sequence[float]) -> np.ndarray:
+def _to_bytes(img: np.ndarray, data_range: Sequence[Number]) -> np.ndarray:
     low, high = data_range
     share = np.nan_to_num((img.astype(np.float32) - low) / (high - low))
     return (np.clip(share, 0, 1) * 255).round().astype(np.uint8)

@@ -12,6 +12,7 @@ from packaging import version
 
 from .checkpoints import read_checkpoint
 from .logging import get_rank
+from .typing import Number
 
 __all__ = [
     "C",
@@ -87,7 +88,7 @@ def schedule_fault(value: Any) -> Optional[str]:
     )
 
 
-def C(value: Any, epoch: int, global_step: int, interpolation: str = "linear") -> float:
+def C(value: Any, epoch: int, global_step: int, interpolation: str = "linear") -> Number:
     """Evaluate a schedule.
 
     A number is constant. `[s0, v0, v1, s1]` goes from `v0` at step `s0` to `v1` at step `s1` and
@@ -121,8 +122,14 @@ def C(value: Any, epoch: int, global_step: int, interpolation: str = "linear") -
 
 
 def _interpolate(
-    start: float, v0: float, v1: float, end: float, epoch: int, global_step: int, interpolation: str
-) -> float:
+    start: Number,
+    v0: Number,
+    v1: Number,
+    end: Number,
+    epoch: int,
+    global_step: int,
+    interpolation: str,
+) -> Number:
     current = epoch if isinstance(end, float) else global_step
     share = 1.0 if end == start else max(min(1.0, (current - start) / (end - start)), 0.0)
     if interpolation == "linear":

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-ValidScale = Union[tuple[float, float], Tensor]
+from .typing import Number
+
+ValidScale = Union[tuple[Number, Number], Tensor]
 """Bounds `(low, high)`, or a `[2, D]` tensor of bounds per channel."""
 
 
@@ -101,8 +103,8 @@ def get_activation(name: Optional[str]) -> Callable[[Tensor], Tensor]:
     function = getattr(F, key, None)
     if not callable(function):
         raise ValueError(
-            f"Unknown activation '{name}'. Use null, one of {', '.join(_ACTIVATIONS)}, or a function of "
-            "torch.nn.functional such as softplus."
+            f"Unknown activation '{name}'. Use null, one of {', '.join(_ACTIVATIONS)}, or a "
+            "function of torch.nn.functional such as softplus."
         )
     return function
 
@@ -151,8 +153,8 @@ def _join(chunks: list[Any]) -> Any:
 def get_ray_directions(
     H: int,
     W: int,
-    focal: Union[float, tuple[float, float]],
-    principal: Optional[tuple[float, float]] = None,
+    focal: Union[Number, tuple[Number, Number]],
+    principal: Optional[tuple[Number, Number]] = None,
     use_pixel_centers: bool = True,
 ) -> Float[Tensor, "H W 3"]:
     """Return the viewing direction of each pixel in camera coordinates, with z = -1.
@@ -182,7 +184,7 @@ def get_rays(
     directions: Float[Tensor, "*N 3"],
     c2w: Float[Tensor, "*B 4 4"],
     keepdim: bool = False,
-    noise_scale: float = 0.0,
+    noise_scale: Number = 0.0,
     normalize: bool = True,
     generator: Optional[torch.Generator] = None,
 ) -> tuple[Float[Tensor, "*M 3"], Float[Tensor, "*M 3"]]:
@@ -217,7 +219,7 @@ def get_rays(
 
 
 def get_projection_matrix(
-    fovy: Float[Tensor, " B"], aspect_wh: float, near: float, far: float
+    fovy: Float[Tensor, " B"], aspect_wh: Number, near: Number, far: Number
 ) -> Float[Tensor, "B 4 4"]:
     """Return perspective projections.
 
@@ -252,12 +254,12 @@ def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log(input) + (1 - target) * torch.log(1 - input)).mean()
 
 
-def shifted_expotional_decay(a: float, b: float, c: float, r: Any) -> Any:
+def shifted_expotional_decay(a: Number, b: Number, c: Number, r: Any) -> Any:
     """Return `a exp(-b r) + c` (upstream's spelling)."""
     return a * (math.exp(-b * r) if isinstance(r, (int, float)) else torch.exp(-b * r)) + c
 
 
-def shifted_cosine_decay(a: float, b: float, c: float, r: Any) -> Any:
+def shifted_cosine_decay(a: Number, b: Number, c: Number, r: Any) -> Any:
     """Return `a cos(b r + c) + a`."""
     return a * (math.cos(b * r + c) if isinstance(r, (int, float)) else torch.cos(b * r + c)) + a
 
@@ -265,7 +267,7 @@ def shifted_cosine_decay(a: float, b: float, c: float, r: Any) -> Any:
 def perpendicular_component(
     x: Float[Tensor, "B C H W"], y: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """Return the part of `x` that is perpendicular to `y`, per image (Perp-Neg, arXiv 2304.04968)."""
+    """Return the part of `x` that is perpendicular to `y`, per image (Perp-Neg, 2304.04968)."""
     inner = torch.sum(x * y, dim=(1, 2, 3), keepdim=True)
     norm = torch.sum(y * y, dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
     return x - inner / norm * y

@@ -29,8 +29,9 @@ def apply_override(config: DictConfig, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not re.fullmatch(r"[\w./\[\]-]+", key) or key.startswith("-"):
         raise ConfigError(
-            f"'{override}' is neither a flag nor an override `key=value`. If it belongs to a value with spaces, put "
-            'quotes around the whole, e.g. "system.prompt_processor.prompt=a red cube". `--help` lists the flags.'
+            f"'{override}' is neither a flag nor an override `key=value`. If it belongs to a value "
+            'with spaces, quote the whole, e.g. "system.prompt_processor.prompt=a red cube". '
+            "`--help` lists the flags."
         )
     try:
         OmegaConf.update(config, key, parse_value(key, text), merge=True, force_add=True)

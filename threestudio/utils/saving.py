@@ -21,6 +21,7 @@ from .images import (
     uv_image,
 )
 from .logging import warn
+from .typing import Number
 
 
 class SaverMixin:
@@ -92,7 +93,7 @@ class SaverMixin:
         filename: str,
         img: Any,
         data_format: str = "HWC",
-        data_range: Sequence[float] = (0, 1),
+        data_range: Sequence[Number] = (0, 1),
         name: Optional[str] = None,
         step: Optional[int] = None,
     ) -> str:
@@ -104,7 +105,7 @@ class SaverMixin:
         filename: str,
         img: Any,
         data_format: str = "HWC",
-        data_range: Sequence[float] = (0, 1),
+        data_range: Sequence[Number] = (0, 1),
         cmap: str = "checkerboard",
     ) -> str:
         """Save texture coordinates, see `images.uv_image`."""
@@ -114,7 +115,7 @@ class SaverMixin:
         self,
         filename: str,
         img: Any,
-        data_range: Optional[Sequence[float]] = None,
+        data_range: Optional[Sequence[Number]] = None,
         cmap: Optional[str] = "jet",
         name: Optional[str] = None,
         step: Optional[int] = None,
@@ -149,7 +150,8 @@ class SaverMixin:
         img = to_numpy(img)
         if img.dtype not in (np.uint8, np.uint16):
             raise ValueError(
-                f"save_image takes uint8 or uint16 arrays, not {img.dtype}. Use save_rgb_image for floats."
+                f"save_image takes uint8 or uint16 arrays, not {img.dtype}. Use "
+                "save_rgb_image for floats."
             )
         return self._write(filename, img)
 

@@ -36,9 +36,5 @@ def slug(text: str, default: str = "untitled", keep: str = "") -> str:
 
 
 def _is_symbol(char: str) -> bool:
-    return unicodedata.category(char) in (
-        "So",
-        "Sk",
-        "Mn",
-        "Mc",
-    )  # emoji, skin tones, combining marks
+    """Tell whether a character is an emoji, a skin tone or a combining mark."""
+    return unicodedata.category(char) in ("So", "Sk", "Mn", "Mc")

@@ -28,6 +28,9 @@ from jaxtyping import Bool, Complex, Float, Inexact, Int, Integer, Num, Shaped, 
 from omegaconf import DictConfig
 from torch import Tensor
 
+Number = Union[int, float]
+"""A number as YAMLs write them; the checker of the tests does not take `1` for a `float`."""
+
 __all__ = [
     "Any",
     "Bool",
@@ -45,6 +48,7 @@ __all__ = [
     "NamedTuple",
     "NewType",
     "Num",
+    "Number",
     "Optional",
     "Shaped",
     "Sized",

@@ -1,0 +1,111 @@
+"""All faults at once, each with its path and the fix, before anything is built."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.runtime import toys
+from threestudio.registry import register, restore, snapshot
+from threestudio.utils.config_check import check_config, config_faults
+from threestudio.utils.errors import ConfigError
+
+
+def faults(**changes: Any) -> list[str]:
+    """Return the faults of the toy config with dotted changes (`system__geometry__size=9`)."""
+    config = toys.config(Path("out"))
+    config["tag"] = "a_cube"
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        block = config
+        for parent in parents:
+            block = block[parent]
+        block[key] = value
+    return config_faults(config)
+
+
+def test_a_right_config_has_none():
+    assert faults() == []
+    check_config(OmegaConf.create(toys.config(Path("out"))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sede": 1}, "sede is not a known key. Did you mean `seed`?"),
+        ({"seed": "one"}, "seed is 'one', but needs a whole number."),
+        (
+            {"data_type": "toy-date"},
+            "data_type: Unknown component 'toy-date'. Did you mean 'toy-data'",
+        ),
+        ({"system_type": ""}, "system_type is not set."),
+        ({"system__geometry_type": "toy-geometri"}, "system.geometry_type: Unknown component"),
+        ({"system__geometry_type": ""}, "system.geometry_type is not set"),
+        ({"system__guidance_type": ""}, "system.guidance_type is not set"),
+        (
+            {"system__geometry__raduis": 1},
+            "system.geometry.raduis is not a known key. Did you mean",
+        ),
+        (
+            {"system__geometry__radius": "big"},
+            "system.geometry.radius is 'big', but needs a number.",
+        ),
+        ({"system__geometry__size": 9}, "system.geometry: `size` is 9, allowed are 1 to 8."),
+        ({"system__geometry": 3}, "system.geometry is 3, but needs a mapping"),
+        ({"system__loss__lambda_sds": [1, 2]}, "system.loss.lambda_sds: .* has 2 entries"),
+        (
+            {"system__loss__lambda_sparsty": 1},
+            "no key `lambda_sparsty`. Did you mean `lambda_sparsity`",
+        ),
+        ({"system__optimizer__name": "Adm"}, "system.optimizer.name: .*Did you mean `Adam`"),
+        ({"system__optimizer__args__lrr": 1}, "system.optimizer.args: Adam has no argument `lrr`"),
+        (
+            {"system__optimizer__params__geometry": 3},
+            "system.optimizer.params.geometry needs a mapping",
+        ),
+        ({"trainer__max_step": 1}, "trainer.max_step is not a known key. Did you mean `max_steps`"),
+        ({"trainer__max_steps": "ten"}, "trainer.max_steps is 'ten'"),
+        ({"checkpoint__save_lost": 1}, "checkpoint.save_lost is not a known key"),
+        ({"checkpoint__rolling_every_n_steps": 0}, "rolling_every_n_steps is 0"),
+        ({"tag": ""}, "`tag` is empty and `use_timestamp` is false"),
+    ],
+)
+def test_each_fault_alone(change: dict[str, Any], message: str):
+    found = faults(**change)
+    assert len(found) == 1
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(found[0])
+
+
+def test_all_faults_are_in_one_error():
+    config = toys.config(Path("out"), geometry={"raduis": 1, "size": "x"}, renderer_type="none")
+    config["trainer"]["max_step"] = 3
+    config["tag"] = "a_cube"
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    text = str(caught.value)
+    assert "4 faults" in text
+    for part in ("raduis", "system.geometry.size", "'none'", "max_step"):
+        assert part in text
+
+
+def test_a_component_may_examine_its_block_itself():
+    state = snapshot()
+
+    @register("toy-flat-guidance")
+    class Flat(toys.ToyGuidance):
+        @classmethod
+        def config_faults(cls, cfg: dict[str, Any]) -> list[str]:
+            return [f"{key} is odd" for key in cfg]
+
+    try:
+        found = faults(system__guidance_type="toy-flat-guidance", system__guidance={"x": 1, "y": 2})
+    finally:
+        restore(state)
+    assert found == ["system.guidance: x is odd", "system.guidance: y is odd"]
+
+
+def test_a_default_part_that_nobody_asked_for_is_not_looked_up():
+    """`exporter_type` is mesh-exporter by default, which need not exist for a training."""
+    assert not any("exporter" in fault for fault in faults())
