@@ -23,6 +23,7 @@ from .rewards.base import candidate_rewards
 from .schedules import (
     draw_timesteps,
     reward_window,
+    schedule_faults,
     sqrt_annealed_timestep,
     timestep_range,
     window_faults,
@@ -145,11 +146,9 @@ class CandidateGuidance(BaseModule):
                 "`sqrt_anneal` needs the length of the training. Add "
                 "`system.guidance.trainer_max_steps: ${trainer.max_steps}`."
             )
-        return (
-            faults
-            + _schedule_faults(cfg)
-            + window_faults(cfg.reward_duration, cfg.trainer_max_steps)
-        )
+        for key in ("min_step_percent", "max_step_percent", "grad_clip"):
+            faults += schedule_faults(f"system.guidance.{key}", cfg[key])
+        return faults + window_faults(cfg.reward_duration, cfg.trainer_max_steps)
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -277,22 +276,6 @@ class CandidateGuidance(BaseModule):
         """Return the last candidate sheet as rows for `save_image_grid`, once; or None."""
         sheet, self._sheet = self._sheet, None
         return None if sheet is None else sheet.rows()
-
-
-def _schedule_faults(cfg: Any) -> List[str]:
-    """Say which schedules threestudio's `C` does not understand."""
-    faults = []
-    for key in ("min_step_percent", "max_step_percent", "grad_clip"):
-        if key == "grad_clip" and cfg[key] is None:
-            continue
-        try:
-            C(cfg[key], 0, 0)
-        except Exception as error:  # upstream raises whatever its parsing meets
-            faults.append(
-                f"`system.guidance.{key}` is {cfg[key]!r}, which is no schedule ({error}). Write "
-                "a number, or [start_step, start_value, end_value, end_step]."
-            )
-    return faults
 
 
 @threestudio.register("reward-sds-guidance")

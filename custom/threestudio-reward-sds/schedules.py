@@ -32,6 +32,19 @@ def is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple, ListConfig))
 
 
+def schedule_faults(key: str, value: Any) -> List[str]:
+    """Say so when `value` is neither null nor something that threestudio's `C` understands."""
+    try:
+        if value is not None:
+            C(value, 0, 0)
+    except Exception as error:  # upstream raises whatever its parsing meets
+        return [
+            f"`{key}` is {value!r}, which is no schedule ({error}). Write a number, or "
+            "[start_step, start_value, end_value, end_step]."
+        ]
+    return []
+
+
 def timestep_range(
     min_percent: Any, max_percent: Any, num_train_timesteps: int, epoch: int, step: int
 ) -> Tuple[int, int]:

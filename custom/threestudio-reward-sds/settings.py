@@ -97,25 +97,24 @@ def examine(guidance: type, block: Any) -> Tuple[Dict[str, Any], List[str]]:
         block: The guidance block as the user wrote it.
 
     Returns:
-        The nested block, typed, and all faults.
+        The whole block, nested and typed, defaults included, and all faults.
     """
     nested, faults = nest(guidance.Config, block, guidance.preset)
     if faults and not nested:
         return nested, faults
-    typed, own_faults = component_faults(guidance, nested, "system.guidance")
+    values, own_faults = component_faults(guidance, nested, "system.guidance")
     faults += own_faults
-    values = {**OmegaConf.to_container(OmegaConf.structured(guidance.Config)), **typed}
     for role in ("prior", "objective", *_reward_roles(values)):
         found, fault = find_role(role, values[f"{role}_type"])
         if fault:
             faults.append(fault)
             continue
         where = "system.guidance" if role in FLAT_ROLES else f"system.guidance.{role}"
-        typed[role], role_faults = component_faults(found, values[role], where)
+        values[role], role_faults = component_faults(found, values[role], where)
         faults += role_faults
         if role == "reward_strategy" and not role_faults:
-            faults += _too_few_candidates(found, typed[role], values)
-    return typed, faults
+            faults += _too_few_candidates(found, values)
+    return values, faults
 
 
 def _reward_roles(values: Dict[str, Any]) -> List[str]:
@@ -125,20 +124,19 @@ def _reward_roles(values: Dict[str, Any]) -> List[str]:
     return ["reward_strategy", "reward_model"] if scored else ["reward_strategy"]
 
 
-def _too_few_candidates(strategy: type, block: Dict[str, Any], values: Dict[str, Any]) -> List[str]:
+def _too_few_candidates(strategy: type, values: Dict[str, Any]) -> List[str]:
     """Say so when `n_noises` is too small for the strategy; 1 is the plain objective."""
-    config, given = OmegaConf.structured(strategy.Config(**block)), values["n_noises"]
+    config, given = strategy.Config(**values["reward_strategy"]), values["n_noises"]
     needed = strategy.min_candidates(config)
     if given <= 1 or given >= needed:
         return []
-    counts = " + ".join(
-        f"{key}={config[key]}" for key in ("num_best", "num_worst") if key in config
-    )
+    counts = [key for key in ("num_best", "num_worst") if hasattr(config, key)]
+    used = " + ".join(f"{key}={getattr(config, key)}" for key in counts)
+    lower = ", ".join(f"{key}: 1" for key in counts)
     return [
         f"`n_noises` is {given} but strategy '{values['reward_strategy_type']}' uses {needed} "
-        f"candidates ({counts}). Set `system.guidance.n_noises` to {needed} or more, or lower the "
-        "counts, e.g. "
-        "`reward_strategy: {num_best: 1, num_worst: 1}`."
+        f"candidates ({used}). Set `system.guidance.n_noises` to {needed} or more, or lower the "
+        f"counts, e.g. `reward_strategy: {{{lower}}}`."
     ]
 
 
@@ -167,9 +165,9 @@ def component_faults(
         where: Place of the block in the YAML, for messages.
 
     Returns:
-        The block with values converted to the declared types, and the faults.
+        The whole block, defaults included, with values of the declared types, and the faults.
     """
-    known, faults, valid = field_names(cls.Config), [], []
+    known, faults = field_names(cls.Config), []
     config = OmegaConf.structured(cls.Config)
     for key, value in block.items():
         if key not in known:
@@ -177,7 +175,6 @@ def component_faults(
             continue
         try:
             config[key] = value
-            valid.append(key)
         except (OmegaConfBaseException, TypeError, ValueError):
             kind = next(f.type for f in dataclasses.fields(cls.Config) if f.name == key)
             faults.append(
@@ -185,8 +182,7 @@ def component_faults(
                 f"{getattr(kind, '__name__', kind)}, like its default "
                 f"{OmegaConf.to_container(OmegaConf.structured(cls.Config))[key]!r}."
             )
-    values = OmegaConf.to_container(config)
-    return {key: values[key] for key in valid}, faults + list(cls.check(config))
+    return OmegaConf.to_container(config), faults + list(cls.check(config))
 
 
 def field_names(config: type) -> set:

@@ -41,8 +41,8 @@ def preprocessing(path: str, image_size: int) -> Tuple[int, List[float], List[fl
         size = size.get("shortest_edge") or size.get("height") or image_size
     return (
         int(size),
-        list(config.get("image_mean", CLIP_MEAN)),
-        list(config.get("image_std", CLIP_STD)),
+        [float(value) for value in config.get("image_mean", CLIP_MEAN)],
+        [float(value) for value in config.get("image_std", CLIP_STD)],
     )
 
 
