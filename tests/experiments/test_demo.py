@@ -26,5 +26,7 @@ def test_progress_is_the_newest_bar(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("loading weights\n")
     assert demo.progress(log) == "loading"
-    log.write_text("x\nTraining:  1/200 [2.0it/s]\rTraining:  2/200 [2.1it/s, reward=0.3]\nsaved\n")
-    assert demo.progress(log) == "Training:  2/200 [2.1it/s, reward=0.3]"
+    log.write_text(
+        "Training:   1%|#    | 1/200 [00:01, 2it/s]\rTraining:   1%|#   | 2/200 [00:02, 2it/s]\nsaved\n"
+    )
+    assert demo.progress(log) == "Training:   1% 2/200 [00:02, 2it/s]"

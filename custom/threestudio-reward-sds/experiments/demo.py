@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,8 +123,9 @@ def watch(children: dict[str, subprocess.Popen], folder: Path) -> None:
                 sys.stdout.write(f"\x1b[{len(children)}A")
             for method in children:
                 line = f"{method:<10}{progress(_log(folder, method))}"
-                width = shutil.get_terminal_size().columns - 1
-                sys.stdout.write(("\x1b[2K" if live else "") + line[:width] + "\n")
+                if live:
+                    line = "\x1b[2K" + line[: shutil.get_terminal_size().columns - 1]
+                sys.stdout.write(line + "\n")
             sys.stdout.flush()
             drawn = True
         if not running:
@@ -133,10 +135,10 @@ def watch(children: dict[str, subprocess.Popen], folder: Path) -> None:
 
 
 def progress(log: Path) -> str:
-    """Take the newest progress bar out of a log: what stands after the last carriage return."""
+    """Take the newest progress bar out of a log, without the bar itself: it would fill the line."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    bars = [line.strip() for line in text.splitlines() if "it/s" in line or "s/it" in line]
-    return bars[-1] if bars else "loading"
+    bars = [line for line in text.splitlines() if re.search(r"\d+/\d+ \[.*(it/s|s/it)", line)]
+    return re.sub(r"\|.*?\|", "", bars[-1]).strip() if bars else "loading"
 
 
 def summary(caption: str, seed: int, folder: Path) -> str:
