@@ -27,6 +27,7 @@ def test_progress_is_the_newest_bar(tmp_path):
     log.write_text("loading weights\n")
     assert demo.progress(log) == "loading"
     log.write_text(
-        "Training:   1%|#    | 1/200 [00:01, 2it/s]\rTraining:   1%|#   | 2/200 [00:02, 2it/s]\nsaved\n"
+    bars = ("Training:   1%|#    | 1/200 [00:01, 2it/s]", "Training:   1%|#   | 2/200 [00:02, 2it/s]")
+    log.write_text("\r".join(bars) + "\nsaved\n")
     )
     assert demo.progress(log) == "Training:   1% 2/200 [00:02, 2it/s]"
