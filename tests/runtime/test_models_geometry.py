@@ -42,7 +42,7 @@ def test_contraction_maps_the_box_and_all_of_space():
 
 
 def test_blobs_by_hand():
-    """At distance 1 with scale 4, std 0.5: magic3d 4 (1 - 2) = -4; dreamfusion 4 exp(-2) = 0.5413."""
+    """At distance 1, scale 4, std 0.5: magic3d 4 (1 - 2) = -4, dreamfusion 4 exp(-2) = 0.5413."""
     point = torch.tensor([[0.0, 0.6, 0.8]])
     assert blob_bias(point, "blob", 4.0, 0.5).item() == pytest.approx(-4.0)
     assert blob_bias(point, "blob_magic3d", 4.0, 0.5).item() == pytest.approx(-4.0)

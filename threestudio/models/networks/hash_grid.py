@@ -2,10 +2,11 @@
 torch."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from threestudio.utils.base import Updateable
@@ -64,8 +65,6 @@ class HashGrid(nn.Module):
         self.params = nn.Parameter(
             torch.empty(sum(self.sizes) * self.n_features).uniform_(-1e-4, 1e-4)
         )
-        corners = torch.cartesian_prod(*[torch.arange(2)] * n_input_dims).reshape(-1, n_input_dims)
-        self.register_buffer("corners", corners, persistent=False)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """Encode points; features of a level stand together, coarse levels first."""
@@ -73,24 +72,45 @@ class HashGrid(nn.Module):
         return torch.cat([self._level(x, i, table) for i, table in enumerate(levels)], dim=-1)
 
     def _level(self, x: Float[Tensor, "N D"], level: int, params: Tensor) -> Float[Tensor, "N f"]:
-        position = x * self.scales[level] + 0.5
+        position = x.T * self.scales[level] + 0.5
         lowest = position.detach().floor()
-        fraction = (position - lowest)[:, None, :]
-        weights = torch.where(self.corners.bool(), fraction, 1.0 - fraction).prod(dim=-1)
-        index = self.index(lowest.long()[:, None, :] + self.corners, level)
-        return WeightedGather.apply(params.view(-1, self.n_features), index, weights)
+        fraction = position - lowest
+        cells = torch.stack([lowest, lowest + 1.0], dim=1).long()
+        weights = over_corners(torch.stack([1.0 - fraction, fraction], dim=1), torch.mul)
+        table = params.view(-1, self.n_features)
+        return WeightedGather.apply(table, self.index(cells, level), weights)
 
-    def index(self, cells: Int[Tensor, "N K D"], level: int) -> Int[Tensor, "N K"]:
-        """Return the table row of grid points: direct while they fit, else `xor_d (cell_d prime_d)
-        mod size`."""
+    def index(self, cells: Int[Tensor, "D 2 N"], level: int) -> Int[Tensor, "N K"]:
+        """Return the table row of the corners of cells.
+
+        Direct while the level fits into its table, `sum_d cell_d resolution^d`; else hashed,
+        `xor_d (cell_d prime_d)`; both modulo the table's size.
+
+        Args:
+            cells: Lower and upper grid coordinate in each dimension.
+            level: Level of the grid.
+        """
         resolution, size = self.resolutions[level], self.sizes[level]
+        dims = range(self.n_input_dims)
         if resolution**self.n_input_dims <= size:
-            strides = cells.new_tensor([resolution**d for d in range(self.n_input_dims)])
-            return (cells * strides).sum(dim=-1) % size
-        hashed = cells[..., 0] * PRIMES[0]
-        for d in range(1, self.n_input_dims):
-            hashed = hashed ^ (cells[..., d] * PRIMES[d])
-        return hashed % size
+            strides = cells.new_tensor([resolution**d for d in dims])
+            return over_corners(cells * strides[:, None, None], torch.add) % size
+        primes = cells.new_tensor([PRIMES[d] for d in dims])
+        hashed = over_corners(cells * primes[:, None, None], torch.bitwise_xor)
+        return hashed & (size - 1)  # the size of a hash table is a power of two
+
+
+def over_corners(
+    sides: Shaped[Tensor, "D 2 N"], combine: Callable[[Tensor, Tensor], Tensor]
+) -> Shaped[Tensor, "N K"]:
+    """Combine the lower and upper value of each dimension into one for each of the 2^D corners.
+
+    Points run along the last axis until the end, which is what makes this fast on a CPU.
+    """
+    total = sides[0]
+    for side in sides[1:]:
+        total = combine(total[:, None], side).flatten(0, 1)
+    return total.T.contiguous()
 
 
 class ProgressiveBandHashGrid(nn.Module, Updateable):
