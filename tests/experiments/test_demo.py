@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 from PIL import Image
 
@@ -27,7 +28,18 @@ def test_progress_is_the_newest_bar(tmp_path):
     log.write_text("loading weights\n")
     assert demo.progress(log) == "loading"
     log.write_text(
-    bars = ("Training:   1%|#    | 1/200 [00:01, 2it/s]", "Training:   1%|#   | 2/200 [00:02, 2it/s]")
-    log.write_text("\r".join(bars) + "\nsaved\n")
+        "\rTraining:   1%|#  | 1/200 [0:01, 2it/s]\rTraining:   1%|#  | 2/200 [0:02, 2it/s]\n"
     )
-    assert demo.progress(log) == "Training:   1% 2/200 [00:02, 2it/s]"
+    with log.open("a") as file:
+        file.write("Loading weights: 100%|##| 142/142 [0:00, 9it/s]\n")
+    assert demo.progress(log) == "Training 2/200 [0:02, 2it/s]"
+
+
+def test_a_child_that_left_no_result_has_failed(tmp_path, monkeypatch):
+    """Lightning answers SIGTERM with exit code 0."""
+    monkeypatch.setattr(
+        demo, "watch", lambda children, folder: [c.wait() for c in children.values()]
+    )
+    monkeypatch.setattr(demo, "__file__", os.devnull)  # an empty script
+    args = demo._parse_arguments([])
+    assert demo.train_both("a red cube under a blue cone", args, tmp_path) == list(demo.CONFIGS)

@@ -106,7 +106,11 @@ def train_both(caption: str, args: argparse.Namespace, folder: Path) -> list[str
         for child in children.values():
             child.terminate()
         raise
-    return [method for method, child in children.items() if child.returncode != 0]
+    return [
+        method
+        for method, child in children.items()
+        if child.returncode != 0 or not _result(folder, method).exists()
+    ]
 
 
 def watch(children: dict[str, subprocess.Popen], folder: Path) -> None:
@@ -137,8 +141,8 @@ def watch(children: dict[str, subprocess.Popen], folder: Path) -> None:
 def progress(log: Path) -> str:
     """Take the newest progress bar out of a log, without the bar itself: it would fill the line."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    bars = [line for line in text.splitlines() if re.search(r"\d+/\d+ \[.*(it/s|s/it)", line)]
-    return re.sub(r"\|.*?\|", "", bars[-1]).strip() if bars else "loading"
+    bars = re.findall(r"(Training|Testing).*?\| (\d+/\d+ \[[^\]]*\])", text)
+    return " ".join(bars[-1]) if bars else "loading"
 
 
 def summary(caption: str, seed: int, folder: Path) -> str:
