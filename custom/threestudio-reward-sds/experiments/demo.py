@@ -152,7 +152,9 @@ def summary(caption: str, seed: int, folder: Path) -> str:
     drawn = []
     for method, row in found.items():
         cell = Cell(_views(folder, method), verdict_line(row), row.relation_ok and row.looks_ok)
-        drawn.append((method, cell, ["judge: " + row.verdict, f"reward {row.reward:.3f}"]))
+        drawn.append(
+            (method, cell, [f"reward {row.reward:.3f}", "the judge saw", *row.verdict.split(", ")])
+        )
     draw_rows(drawn, f'"{caption}", seed {seed}: front, side, back, side', picture, scale=3)
     lines = ["", f"{'':<11}{'reward':>8}{'seconds':>9}{'network images':>16}  verdict"]
     for method, row in found.items():
