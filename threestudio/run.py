@@ -243,6 +243,7 @@ def _silence_lightning() -> None:
         ".*GPU available but not used.*",
         ".*were in eval mode.*|.*in eval mode at the start of training.*",
         ".*dirpath has changed from.*",
+        ".*callbacks used to create the checkpoint.*",
     ):
         warnings.filterwarnings("ignore", message=text)
 

@@ -166,7 +166,7 @@ def test_a_stored_timestamp_gives_the_same_folder_again(tmp_path: Path):
 
 
 def test_missing_values_are_listed_with_the_fix():
-    yaml = "tag: '${rmspace:${system.p.prompt},_}'\nsystem: {p: {prompt: ???}, q: ???}"
+    yaml = "tag: '${rmspace:${system.p.prompt},_}'\nsystem: {p: {prompt: '???'}, q: '???'}"
     with pytest.raises(ConfigError, match=r"system\.p\.prompt=\.\.\. system\.q=\.\.\."):
         merge_configs(yaml, from_string=True)
 

@@ -78,9 +78,9 @@ def grayscale_image(
     """
     img = np.nan_to_num(to_numpy(img).astype(np.float32))
     if data_range is None:
-        data_range = (img.min(), max(img.max(), img.min() + 1e-12))
+        data_range = (img.min(), img.max())
     low, high = data_range
-    share = np.clip((img - low) / (high - low), 0, 1)
+    share = np.clip((img - low) / ((high - low) or 1), 0, 1)
     if cmap is None:
         return np.repeat(_to_bytes(share, (0, 1))[..., None], 3, axis=-1)
     if cmap not in _COLOR_MAPS:

@@ -1,0 +1,208 @@
+"""Whole runs of the toy experiment: the run folder, resuming, and failures in the middle."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runtime import toys
+from threestudio import run as run_module
+from threestudio.run import run
+from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run in an empty folder: no git, no `custom/`."""
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(trial_dir: str) -> list[dict[str, str]]:
+    """Read the logged training steps of the newest version."""
+    path = sorted(Path(trial_dir).glob("csv_logs/*/metrics.csv"))[-1]
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_run_folder_is_complete(tmp_path: Path):
+    result = run(toys.write(tmp_path), command="python launch.py --train")
+    folder = Path(result.trial_dir)
+    assert folder == tmp_path / "out/toy/a_cube"
+    for name in (
+        "ckpts/last.ckpt",
+        "ckpts/epoch=0-step=6.ckpt",
+        "configs/parsed.yaml",
+        "configs/raw.yaml",
+        "cmd.txt",
+        "versions.txt",
+        "csv_logs/version_0/metrics.csv",
+        "save/it4-0.png",
+        "save/it4-1.png",
+        "save/it4-candidates.png",
+        "save/it6-test/0.png",
+        "save/it6-test.mp4",
+    ):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("tb_logs/version_0/events*"))
+    assert (folder / "cmd.txt").read_text() == "python launch.py --train\n"
+    versions = (folder / "versions.txt").read_text()
+    assert f"torch {torch.__version__.split('+')[0]}" in versions and "threads " in versions
+    assert [row["step"] for row in rows(result.trial_dir)] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_checkpoints_hold_plain_containers(tmp_path: Path):
+    result = run(toys.write(tmp_path))
+    for path in Path(result.trial_dir, "ckpts").iterdir():
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["global_step"] == 6
+        betas = checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]
+        assert type(betas) in (list, tuple)
+
+
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path):
+    whole = run(toys.write(tmp_path), ["tag=whole", "trainer.max_steps=7"])
+    half = run(toys.write(tmp_path), ["tag=half", "trainer.max_steps=4"])
+    last = f"{half.trial_dir}/ckpts/last.ckpt"
+    parsed = f"{half.trial_dir}/configs/parsed.yaml"
+    torch.manual_seed(99)  # nothing may depend on the global generator
+    rest = run(parsed, [f"resume={last}", "trainer.max_steps=7"])
+    assert rest.trial_dir == half.trial_dir
+    for name, value in whole.system.state_dict().items():
+        assert torch.equal(value, rest.system.state_dict()[name]), name
+    optimizers = [
+        read_checkpoint(f"{result.trial_dir}/ckpts/last.ckpt")["optimizer_states"]
+        for result in (whole, rest)
+    ]
+    assert str(optimizers[0]) == str(optimizers[1])
+    assert [r["train/loss"] for r in rows(rest.trial_dir)] == [
+        r["train/loss"] for r in rows(whole.trial_dir)
+    ][4:]
+    assert rest.system.geometry.steps[:1] == [4]
+
+
+def test_validate_and_test_use_the_step_of_the_checkpoint(tmp_path: Path):
+    trained = run(toys.write(tmp_path))
+    save = Path(trained.trial_dir, "save")
+    for path in save.rglob("*.*"):
+        path.unlink()
+    resume = f"resume={trained.trial_dir}/ckpts/last.ckpt"
+    parsed = f"{trained.trial_dir}/configs/parsed.yaml"
+    result = run(parsed, [resume], mode="validate")
+    assert (save / "it6-0.png").is_file() and not (save / "it6-test.mp4").exists()
+    for name, value in trained.system.state_dict().items():
+        assert torch.equal(value, result.system.state_dict()[name])
+    run(parsed, [resume], mode="test")
+    assert (save / "it6-test.mp4").is_file()
+
+
+def test_system_weights_start_a_new_run_at_step_zero(tmp_path: Path):
+    trained = run(toys.write(tmp_path))
+    weights = f"system.weights={trained.trial_dir}/ckpts/last.ckpt"
+    result = run(toys.write(tmp_path), ["tag=b", weights], mode="validate")
+    assert torch.equal(
+        trained.system.state_dict()["geometry.color.weight"],
+        result.system.state_dict()["geometry.color.weight"],
+    )
+    assert Path(result.trial_dir, "save/it0-0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("block", "error", "message"),
+    [
+        ({"renderer": {"nan_at": 3}}, NonFiniteError, "The render is NaN or infinite at step 3"),
+        (
+            {"renderer": {"nan_gradient_at": 3}},
+            NonFiniteError,
+            "gradient of geometry.color.*step 3",
+        ),
+        ({"guidance": {"fail_at": 3}}, ValueError, "reward of candidate 2 is NaN at step 3"),
+    ],
+)
+def test_nan_in_the_middle_saves_the_state_before_it(
+    tmp_path: Path, block: dict[str, Any], error: type, message: str
+):
+    good = run(toys.write(tmp_path), ["tag=good", "trainer.max_steps=3"])
+    with pytest.raises(error, match=message) as caught:
+        run(toys.write(tmp_path, **block))
+    folder = tmp_path / "out/toy/a_cube/ckpts"
+    assert f"{folder}/nan-step3.ckpt" in caught.value.__notes__[0]
+    state = read_checkpoint(folder / "nan-step3.ckpt")["state_dict"]
+    for name, value in good.system.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert read_checkpoint(folder / "last.ckpt")["global_step"] == 2
+
+
+def test_the_state_saved_at_a_failure_can_be_resumed(tmp_path: Path):
+    whole = run(toys.write(tmp_path), ["tag=whole"])
+    with pytest.raises(ValueError):
+        run(toys.write(tmp_path, guidance={"fail_at": 3}))
+    failed = tmp_path / "out/toy/a_cube"
+    rest = run(
+        f"{failed}/configs/parsed.yaml",
+        [f"resume={failed}/ckpts/nan-step3.ckpt", "system.guidance.fail_at=-1"],
+    )
+    for name, value in whole.system.state_dict().items():
+        assert torch.equal(value, rest.system.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["resume=none.ckpt"], CheckpointError, "'none.ckpt' does not exist"),
+        (["resume=bad.ckpt"], CheckpointError, "damaged or incomplete"),
+        (["system.geometry.raduis=1"], ConfigError, "Did you mean `radius`"),
+        (["system.geometry_type=toy-geometri"], ConfigError, "Did you mean 'toy-geometry'"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_is_made(
+    tmp_path: Path, overrides: list[str], error: type, message: str
+):
+    Path("bad.ckpt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(error, match=message):
+        run(toys.write(tmp_path), overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_while_building_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(self: Any) -> None:
+        raise OSError("no such model folder")
+
+    monkeypatch.setattr(toys.ToyGuidance, "configure", fail)
+    with pytest.raises(OSError):
+        run(toys.write(tmp_path))
+    assert not (tmp_path / "out/toy").exists()
+
+
+def test_a_checkpoint_of_another_scene_is_refused(tmp_path: Path):
+    trained = run(toys.write(tmp_path))
+    other = toys.write(tmp_path, geometry_type="toy-empty", geometry={})
+    with pytest.raises(CheckpointError, match="does not fit.*geometry.color"):
+        run(other, ["tag=b", f"resume={trained.trial_dir}/ckpts/last.ckpt"])
+
+
+def test_unknown_mode():
+    with pytest.raises(ConfigError, match="Unknown mode 'tset'"):
+        run("any.yaml", mode="tset")
+
+
+def test_sixteen_bit_becomes_thirty_two_on_the_cpu(tmp_path: Path):
+    cfg = run_module.parse_structured(
+        run_module.ExperimentConfig,
+        {"tag": "a", "exp_root_dir": str(tmp_path), "trainer": {"precision": "16-mixed"}},
+    )
+    cfg.trainer.accelerator = "cpu"
+    cfg.trainer.devices = 1
+    assert run_module._trainer(cfg, logger=False).precision == "32-true"
+
+
+def test_progress_bar_shows_loss_and_reward(tmp_path: Path, capfd: pytest.CaptureFixture):
+    run(toys.write(tmp_path), ["trainer.enable_progress_bar=true"])
+    shown = capfd.readouterr()
+    text = shown.out + shown.err
+    assert "Training: 100%" in text and "6/6" in text
+    assert "loss=" in text and "reward=-1.5" in text and "v_num" not in text
