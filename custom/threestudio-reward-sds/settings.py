@@ -174,7 +174,7 @@ def component_faults(
             faults.append(unknown_key(key, known, where))
             continue
         try:
-            config[key] = value
+            OmegaConf.update(config, key, value, merge=False)
         except (OmegaConfBaseException, TypeError, ValueError):
             kind = next(f.type for f in dataclasses.fields(cls.Config) if f.name == key)
             faults.append(
