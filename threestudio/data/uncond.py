@@ -6,7 +6,6 @@ uninterrupted one. Resolution milestones and progressive views follow the same c
 follow the system's step, which lags behind by the batches that Lightning fetched ahead."""
 
 import bisect
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -15,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from threestudio.data.cameras import (
     Poses,
@@ -26,13 +25,12 @@ from threestudio.data.cameras import (
     spherical_to_cartesian,
 )
 from threestudio.data.checks import camera_faults
+from threestudio.data.fixed import FAR, NEAR, RandomCameraDataset
 from threestudio.registry import register
 from threestudio.utils.base import Updateable
 from threestudio.utils.config import parse_structured
 from threestudio.utils.ops import get_ray_directions
 from threestudio.utils.random import stream
-
-NEAR, FAR = 0.01, 100.0
 
 
 @dataclass
@@ -220,49 +218,6 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
         """Draw camera distances in world units and vertical fields of view in radians."""
         distance = uniform(generator, scenes, self.camera_distance_range)
         return distance, torch.deg2rad(uniform(generator, scenes, self.fovy_range))
-
-
-class RandomCameraDataset(Dataset):
-    """The fixed cameras of validation ("val") and of the turntable ("test"); nothing is random."""
-
-    def __init__(self, cfg: Any, split: str) -> None:
-        super().__init__()
-        self.cfg, self.split = cfg, split
-        self.n_views = cfg.n_val_views if split == "val" else cfg.n_test_views
-        endpoint = split != "val"
-        turn = torch.linspace(0.0, 360.0, self.n_views + (not endpoint))[: self.n_views]
-        distance = torch.full_like(turn, cfg.eval_camera_distance)
-        elevation = torch.full_like(turn, cfg.eval_elevation_deg)
-        position = spherical_to_cartesian(elevation, turn, distance)
-        self.poses = Poses(
-            elevation=elevation,
-            azimuth=turn,
-            distance=distance,
-            fovy=torch.full_like(turn, math.radians(cfg.eval_fovy_deg)),
-            position=position,
-            center=torch.zeros_like(position),
-            up=torch.tensor([0.0, 0.0, 1.0]).expand_as(position),
-            light=position,
-        )
-
-    def __len__(self) -> int:
-        return self.n_views
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Build one camera: its `index` and `camera_batch` without the batch axis."""
-        one = Poses(**{name: value[index : index + 1] for name, value in vars(self.poses).items()})
-        cfg = self.cfg
-        batch = camera_batch(one, cfg.eval_height, cfg.eval_width, NEAR, FAR, cfg.rays_d_normalize)
-        tensors = {k: v[0] for k, v in batch.items() if isinstance(v, Tensor)}
-        return {"index": index, **tensors}
-
-    def collate(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack items and add `height` and `width` as ints."""
-        return {
-            **default_collate(batch),
-            "height": self.cfg.eval_height,
-            "width": self.cfg.eval_width,
-        }
 
 
 @register("random-camera-datamodule")

@@ -7,6 +7,7 @@ others."""
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -115,3 +116,25 @@ def sum_over_rays(
 ) -> Float[Tensor, "R C"]:
     """Add up the rows of each ray; a ray without samples gets zeros."""
     return values.new_zeros(n_rays, values.shape[1]).index_add(0, ray_indices, values)
+
+
+def composite(
+    sums: Float[Tensor, "R D"], channels: int, with_normal: bool
+) -> dict[str, Float[Tensor, "R C"]]:
+    """Split per-ray sums of `w, w t, w t^2, w color (, w normal)` into images.
+
+    The depth is not normalised by the opacity. Its variance, `sum w (t - depth)^2`, is set to 0
+    where the opacity is not above one half. Normals are mapped to [0, 1] and multiplied by the
+    opacity."""
+    opacity, depth, second = sums[:, 0:1], sums[:, 1:2], sums[:, 2:3]
+    variance = second - 2.0 * depth * depth + depth * depth * opacity
+    images = {
+        "comp_rgb_fg": sums[:, 3 : 3 + channels],
+        "opacity": opacity,
+        "depth": depth,
+        "z_variance": torch.where(opacity > 0.5, variance, torch.zeros_like(variance)),
+    }
+    if with_normal:
+        normal = F.normalize(sums[:, 3 + channels :], dim=-1)
+        images["comp_normal"] = (normal + 1.0) / 2.0 * opacity
+    return images

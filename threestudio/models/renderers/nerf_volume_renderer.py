@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.models.volume import (
     Samples,
     box_interval,
+    composite,
     march,
     sum_over_rays,
     transmittance_and_alpha,
@@ -247,25 +247,3 @@ class NeRFVolumeRenderer(VolumeRenderer):
         connected."""
         zero = rays_o.new_zeros(1)
         return Samples(zero.long(), zero, zero.expand(1, 3), rays_d[:1], step=0.0)
-
-
-def composite(
-    sums: Float[Tensor, "R D"], channels: int, with_normal: bool
-) -> dict[str, Float[Tensor, "R C"]]:
-    """Split per-ray sums of `w, w t, w t^2, w color (, w normal)` into images.
-
-    The depth is not normalised by the opacity. Its variance, `sum w (t - depth)^2`, is set to 0
-    where the opacity is not above one half. Normals are mapped to [0, 1] and multiplied by the
-    opacity."""
-    opacity, depth, second = sums[:, 0:1], sums[:, 1:2], sums[:, 2:3]
-    variance = second - 2.0 * depth * depth + depth * depth * opacity
-    images = {
-        "comp_rgb_fg": sums[:, 3 : 3 + channels],
-        "opacity": opacity,
-        "depth": depth,
-        "z_variance": torch.where(opacity > 0.5, variance, torch.zeros_like(variance)),
-    }
-    if with_normal:
-        normal = F.normalize(sums[:, 3 + channels :], dim=-1)
-        images["comp_normal"] = (normal + 1.0) / 2.0 * opacity
-    return images
