@@ -41,7 +41,9 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         weights_ignore_modules: Optional[List[str]] = None
         """Parts that are not taken from `weights`."""
         cleanup_after_validation_step: bool = False
+        """Free cached memory after each validation step."""
         cleanup_after_test_step: bool = False
+        """Free cached memory after each test step."""
 
     cfg: Config
 

@@ -64,14 +64,23 @@ class BaseImplicitGeometry(BaseGeometry):
         radius: float = 1.0
         """Half edge of the scene's box, world units."""
         isosurface: bool = True
+        """Whether a mesh can be taken of this geometry; mesh extraction is not part of this version."""
         isosurface_method: str = "mt"
+        """Kept for upstream's YAMLs: mt or mc-cpu."""
         isosurface_resolution: int = 128
+        """Kept for upstream's YAMLs: cells along each side of the box."""
         isosurface_threshold: Any = 0.0
+        """Kept for upstream's YAMLs: level of the surface, a number or "auto"."""
         isosurface_chunk: int = 0
+        """Kept for upstream's YAMLs: points evaluated at once, 0 for all."""
         isosurface_coarse_to_fine: bool = True
+        """Kept for upstream's YAMLs: find a tight box first."""
         isosurface_deformable_grid: bool = False
+        """Kept for upstream's YAMLs: let grid vertices move."""
         isosurface_remove_outliers: bool = True
+        """Kept for upstream's YAMLs: drop small components."""
         isosurface_outlier_n_faces_threshold: Any = 0.01
+        """Kept for upstream's YAMLs: what counts as small, faces or share of the largest."""
 
     cfg: Config
     bbox: Float[Tensor, "2 3"]

@@ -56,6 +56,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     @dataclass
     class Config(BaseImplicitGeometry.Config):
         n_input_dims: int = 3
+        """Coordinates of a point."""
         n_feature_dims: int = 3
         """Features per point beside the density."""
         density_activation: Optional[str] = "softplus"
@@ -63,7 +64,9 @@ class ImplicitVolume(BaseImplicitGeometry):
         density_bias: Any = "blob_magic3d"
         """A number, blob_magic3d or blob_dreamfusion (see `blob_bias`)."""
         density_blob_scale: float = 10.0
+        """Height of the blob bias, in units of the raw density."""
         density_blob_std: float = 0.5
+        """Width of the blob bias, world units."""
         pos_encoding_config: dict = field(default_factory=_encoding)
         """Encoding of positions; TriPlane and KPlanes are the fast ones on a CPU."""
         mlp_network_config: dict = field(default_factory=_network)
@@ -74,6 +77,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         finite_difference_normal_eps: float = 0.01
         """Distance of finite differences, world units."""
         isosurface_threshold: Any = 25.0
+        """Kept for upstream's YAMLs: density of the surface."""
         anneal_density_blob_std_config: Optional[dict] = None
         """`min_anneal_step, max_anneal_step, start_val, end_val`: linear schedule of
         `density_blob_std`. Upstream reads these keys too, but its density ignores them."""

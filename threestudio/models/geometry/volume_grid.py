@@ -69,10 +69,13 @@ class VolumeGrid(BaseImplicitGeometry):
         density_bias: Any = "blob"
         """A number, or "blob" for `density_blob_scale * (1 - |x| / density_blob_std)`."""
         density_blob_scale: float = 5.0
+        """Height of the blob bias, in units of the raw density."""
         density_blob_std: float = 0.5
+        """Width of the blob bias, world units."""
         normal_type: Optional[str] = "finite_difference"
         """null, finite_difference or analytic; computed only where a renderer asks for normals."""
         isosurface_threshold: Any = "auto"
+        """Kept for upstream's YAMLs: density of the surface, or "auto"."""
 
     cfg: Config
 

@@ -85,8 +85,11 @@ class PromptProcessor(BaseObject):
         prompt_front: Optional[str] = None
         """Replaces the whole prompt for the front view; the same for the three below."""
         prompt_side: Optional[str] = None
+        """Whole prompt of the side views, in place of the suffix form."""
         prompt_back: Optional[str] = None
+        """Whole prompt of the back views."""
         prompt_overhead: Optional[str] = None
+        """Whole prompt of the views from above."""
         negative_prompt: str = ""
         """What to avoid; the same for all views."""
         pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
@@ -120,7 +123,9 @@ class PromptProcessor(BaseObject):
         use_prompt_debiasing: bool = False
         """Not available here; must be false."""
         pretrained_model_name_or_path_prompt_debiasing: str = "bert-base-uncased"
+        """Kept for upstream's YAMLs: language model of the debiasing."""
         prompt_debiasing_mask_ids: Optional[list[int]] = None
+        """Kept for upstream's YAMLs: positions of the words that may be debiased."""
 
     cfg: Config
 
