@@ -1,0 +1,78 @@
+"""Every committed YAML: right as it stands, and it trains, resumes and tests in this process."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.end_to_end import tiny_world
+from threestudio.run import run
+from threestudio.utils.config import merge_configs
+from threestudio.utils.config_check import config_faults
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return tiny_world.save_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep caches and outputs out of the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(path: Path, world: dict[str, str], out: Path) -> list[str]:
+    return tiny_world.overrides(OmegaConf.to_container(OmegaConf.load(path)), world, out)
+
+
+def losses(trial_dir: str) -> list[float]:
+    path = sorted(Path(trial_dir).glob("csv_logs/*/metrics.csv"))[-1]
+    with path.open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], tmp_path: Path):
+    paths = [text for text in tiny(path, world, tmp_path) if "pretrained" in text or "ckpt" in text]
+    prompt = ["system.prompt_processor.prompt=a cube"]
+    assert config_faults(merge_to_plain(path, [*paths, *prompt])) == []
+    header = path.read_text().split("\nname:")[0]
+    for word in ("Reproduces:", "Command:", "Cost:"):
+        assert word in header
+
+
+def merge_to_plain(path: Path, overrides: list[str]) -> dict[str, Any]:
+    return OmegaConf.to_container(merge_configs(str(path), cli_args=overrides))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_resumes_and_tests(path: Path, world: dict[str, str], tmp_path: Path):
+    short = tiny(path, world, tmp_path / "out")
+    first = run(str(path), [*short, "trainer.max_steps=2"])
+    before = {name: value.clone() for name, value in first.system.state_dict().items()}
+    parsed = f"{first.trial_dir}/configs/parsed.yaml"
+    resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
+    second = run(parsed, [resume, "trainer.max_steps=4"])
+    after = second.system.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert all(value.isfinite().all() for value in after.values())
+    assert len(losses(second.trial_dir)) == 2
+    save = Path(second.trial_dir, "save")
+    assert (save / "it4-test.mp4").is_file() and (save / "it4-0.png").is_file()
+    if "reward" in path.stem:
+        assert list(save.glob("*candidates.png"))
+    (save / "it4-test.mp4").unlink()
+    run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
+    assert (save / "it4-test.mp4").is_file()

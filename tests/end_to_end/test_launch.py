@@ -1,0 +1,145 @@
+"""`launch.py` as a user runs it, on tiny random models: kill, resume, awkward prompts, messages."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.end_to_end import tiny_world
+from threestudio.utils.checkpoints import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return tiny_world.save_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder that has the extensions, so that caches stay out of the repository."""
+    (tmp_path / "custom").symlink_to(ROOT / "custom")
+    return tmp_path
+
+
+def command(config: Path, mode: str, overrides: list[str]) -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), "--config", str(config), mode, *overrides]
+
+
+def launch(
+    folder: Path, config: Path, mode: str, overrides: list[str]
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(config, mode, overrides), cwd=folder, capture_output=True, text=True, timeout=240
+    )
+
+
+def tiny(world: dict[str, str], tag: str, steps: int) -> list[str]:
+    config = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    more = [f"trainer.max_steps={steps}", "use_timestamp=false", f"tag={tag}", "name=n"]
+    return [*tiny_world.overrides(config, world, Path("out")), *more]
+
+
+def test_kill_nine_then_resume_equals_the_uninterrupted_run(world: dict[str, str], folder: Path):
+    steps = 16
+    rare = ["trainer.val_check_interval=10"]
+    overrides = [*tiny(world, "killed", steps), *rare]
+    run_folder = folder / "out/n/killed"
+    last = run_folder / "ckpts/last.ckpt"
+    process = subprocess.Popen(
+        command(CONFIG, "--train", overrides),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed_at = read_checkpoint(last)["global_step"]
+    assert 2 <= killed_at < steps
+
+    resume = ["resume=" + str(last)]
+    resumed = launch(folder, run_folder / "configs/parsed.yaml", "--train", resume)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = launch(folder, CONFIG, "--train", [*tiny(world, "whole", steps), *rare])
+    assert whole.returncode == 0, whole.stderr
+    ends = [read_checkpoint(folder / f"out/n/{tag}/ckpts/last.ckpt") for tag in ("killed", "whole")]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == steps
+    assert_equal(ends[0]["state_dict"], ends[1]["state_dict"], "state_dict")
+    assert_equal(ends[0]["optimizer_states"], ends[1]["optimizer_states"], "optimizer")
+
+
+def assert_equal(one: object, two: object, path: str) -> None:
+    """Compare nested containers of tensors to the last bit."""
+    assert type(one) is type(two), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), path
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), path
+        for key in one:
+            assert_equal(one[key], two[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), path
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_equal(a, b, f"{path}[{index}]")
+    else:
+        assert one == two, path
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a red: cube/../\"ball\" 'x' 🤖.", "cube, " * 1700],
+    ids=["slashes-quotes-emoji", "ten-thousand-characters"],
+)
+def test_awkward_prompts_train(world: dict[str, str], folder: Path, prompt: str):
+    overrides = [text for text in tiny(world, "-", 1) if not text.startswith("tag=")]
+    overrides.append(f"system.prompt_processor.prompt={prompt}")
+    out = launch(folder, CONFIG, "--train", overrides)
+    assert out.returncode == 0, out.stderr
+    (run_folder,) = (folder / "out/n").iterdir()
+    parsed = OmegaConf.load(run_folder / "configs/parsed.yaml")
+    assert parsed.system.prompt_processor.prompt == prompt
+    assert (run_folder / "save/it1-test.mp4").is_file()
+
+
+def test_every_mistake_is_in_one_message(world: dict[str, str], folder: Path):
+    mistakes = [
+        "system.guidance.n_noises=3",
+        "system.geometry.raduis=1",
+        "system.guidance.guidance_scale=high",
+        "system.renderer_type=nerf-volume-rendrer",
+        "system.guidance.trainer_max_steps=null",
+        "system.guidance.reward_duration=0.5",
+        "system.guidance.ckpt_path=no/such/folder",
+    ]
+    out = launch(folder, CONFIG, "--train", [*tiny(world, "x", 1), *mistakes])
+    assert out.returncode == 2 and "Traceback" not in out.stderr
+    for part in (
+        "`n_noises` is 3",
+        "Did you mean `radius`",
+        "guidance_scale",
+        "Did you mean 'nerf-volume-renderer'",
+        "trainer_max_steps",
+        "no/such/folder",
+    ):
+        assert part in out.stderr
+    assert not (folder / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_one_message(world: dict[str, str], folder: Path):
+    (folder / "bad.ckpt").write_bytes(b"PK\x03\x04 the rest is missing")
+    out = launch(folder, CONFIG, "--train", [*tiny(world, "x", 1), "resume=bad.ckpt"])
+    assert out.returncode == 2 and "Traceback" not in out.stderr
+    assert "'bad.ckpt' cannot be read: it is damaged" in out.stderr

@@ -1,0 +1,88 @@
+"""Models of the real architectures with random weights, and settings for runs of seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.helpers import tiny_models
+
+TOKENS = 12
+
+
+def save_prior(folder: Path, camera: bool = True) -> str:
+    """Save a diffusers folder: UNet, VAE, scheduler, text encoder and tokenizer."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    tiny_models.save_diffusion(folder, camera=camera)
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(
+        vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS
+    ).save_pretrained(folder / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=tiny_models.TEXT_WIDTH,
+        intermediate_size=tiny_models.TEXT_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=TOKENS,
+    )
+    torch.manual_seed(0)
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    return str(folder)
+
+
+def save_world(folder: Path) -> dict[str, str]:
+    """Save a multi-view prior, a single-view prior and a reward; return their paths."""
+    return {
+        "multi-view": save_prior(folder / "multi-view"),
+        "single-view": save_prior(folder / "single-view", camera=False),
+        "reward": tiny_models.save_clip(folder / "reward"),
+    }
+
+
+def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[str]:
+    """Return the overrides that make a run of any committed YAML tiny.
+
+    Args:
+        config: The YAML as plain data, to see which keys it has.
+        world: Paths of `save_world`.
+        out: Where the run folder goes.
+    """
+    system, data = config["system"], config["data"]
+    multi_view = "n_view" in data
+    prior = world["multi-view" if multi_view else "single-view"]
+    path_key = "ckpt_path" if "ckpt_path" in system["guidance"] else "pretrained_model_name_or_path"
+    settings = {
+        "exp_root_dir": out,
+        "system.prompt_processor.prompt": "a red cube on the left of a blue sphere",
+        "system.prompt_processor.pretrained_model_name_or_path": prior,
+        f"system.guidance.{path_key}": prior,
+        "data.width": "[8, 12]",
+        "data.height": "[8, 12]",
+        "data.resolution_milestones": "[2]",
+        "data.eval_width": 16,
+        "data.eval_height": 16,
+        "data.n_test_views": 3,
+        "system.renderer.num_samples_per_ray": 8,
+        "trainer.max_steps": 3,
+        "trainer.val_check_interval": 2,
+        "trainer.log_every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 1,
+        "trainer.precision": "32-true",
+        "checkpoint.rolling_every_n_steps": 2,
+    }
+    if system["geometry_type"] == "volume-grid":
+        settings["system.geometry.grid_size"] = "[8, 8, 8]"
+    if "pos_encoding_config" in system["geometry"]:
+        settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
+        settings["system.geometry.pos_encoding_config.n_levels"] = 4
+    if "reward_model" in system["guidance"]:
+        settings["system.guidance.reward_model.pretrained_model_name_or_path"] = world["reward"]
+        settings["system.guidance.preview_steps"] = 1
+        settings["system.guidance.sheet_every"] = 2
+    return [f"{key}={value}" for key, value in settings.items()]
