@@ -42,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu",
         default="0",
-        help="GPUs to use, e.g. 0 or 0,1 (default 0; the CPU is used where there is none; "
-        "ignored if CUDA_VISIBLE_DEVICES is set)",
+        help="GPUs to use, e.g. 0 or 0,1 (default 0; the CPU is used where there is none, "
+        "or with -1; ignored if CUDA_VISIBLE_DEVICES is set)",
     )
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="train, then render the turntable")

@@ -29,6 +29,7 @@ from threestudio.utils.config import ExperimentConfig, merge_configs, parse_stru
 from threestudio.utils.config_check import check_config
 from threestudio.utils.errors import CheckpointError, ConfigError
 from threestudio.utils.logging import get_rank, info
+from threestudio.utils.misc import set_cpu_only
 from threestudio.utils.random import set_run_seed
 
 MODES = ("train", "validate", "test")
@@ -92,6 +93,7 @@ def run(
 def _build(cfg: Any, checkpoint: Optional[dict[str, Any]]) -> tuple[Any, BaseSystem]:
     """Seed the run and construct its two components."""
     set_run_seed(cfg.seed)
+    set_cpu_only(cfg.trainer.get("accelerator") == "cpu")
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     datamodule = find(cfg.data_type)(cfg.data)
     system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)

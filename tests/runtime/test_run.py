@@ -12,6 +12,7 @@ from threestudio import run as run_module
 from threestudio.run import run
 from threestudio.utils.checkpoints import read_checkpoint
 from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
+from threestudio.utils.misc import get_device, set_cpu_only
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +184,16 @@ def test_a_checkpoint_of_another_scene_is_refused(tmp_path: Path):
     other = toys.write(tmp_path, geometry_type="toy-empty", geometry={})
     with pytest.raises(CheckpointError, match="does not fit.*geometry.color"):
         run(other, ["tag=b", f"resume={trained.trial_dir}/ckpts/last.ckpt"])
+
+
+def test_components_stay_off_the_gpu_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    set_cpu_only(False)
+    assert get_device().type == "cuda"
+    set_cpu_only(True)
+    assert get_device().type == "cpu"
+    monkeypatch.undo()
+    set_cpu_only(False)
 
 
 def test_unknown_mode():

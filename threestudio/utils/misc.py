@@ -27,6 +27,7 @@ __all__ = [
     "load_module_weights",
     "parse_version",
     "schedule_fault",
+    "set_cpu_only",
 ]
 
 
@@ -35,9 +36,20 @@ def parse_version(text: str) -> version.Version:
     return version.parse(text)
 
 
+_cpu_only = False
+
+
+def set_cpu_only(cpu_only: bool) -> None:
+    """Keep components off the GPU; a run does so when its trainer is to use the CPU."""
+    global _cpu_only
+    _cpu_only = cpu_only
+
+
 def get_device() -> torch.device:
-    """Return this process's CUDA device, or the CPU where there is none."""
-    return torch.device(f"cuda:{get_rank()}") if torch.cuda.is_available() else torch.device("cpu")
+    """Return this process's CUDA device, or the CPU where there is none or none is wanted."""
+    if _cpu_only or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device(f"cuda:{get_rank()}")
 
 
 def load_module_weights(
