@@ -64,7 +64,7 @@ class BaseImplicitGeometry(BaseGeometry):
         radius: float = 1.0
         """Half edge of the scene's box, world units."""
         isosurface: bool = True
-        """Whether a mesh can be taken of this geometry; mesh extraction is not part of this version."""
+        """Kept for upstream's YAMLs: whether a mesh can be taken of this geometry."""
         isosurface_method: str = "mt"
         """Kept for upstream's YAMLs: mt or mc-cpu."""
         isosurface_resolution: int = 128
