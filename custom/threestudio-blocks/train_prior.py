@@ -10,6 +10,7 @@ one of four shows single views without camera and with the view suffix.
 """
 
 import argparse
+import json
 import random
 from pathlib import Path
 
@@ -222,6 +223,15 @@ def publish(trainer: Trainer, tokenizer: CLIPTokenizer, folder: Path) -> None:
     trainer.averages["text_encoder"].half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     build_scheduler().save_pretrained(folder / "scheduler")
+    parts = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    index = {"_class_name": "StableDiffusionPipeline", **parts}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 if __name__ == "__main__":
