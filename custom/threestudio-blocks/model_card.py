@@ -30,7 +30,7 @@ use a GPU if there is one, and keep renders and checkpoints in `.cache/blocks`. 
 `curves/`, samples of the prior in `samples-prior-*.png`.
 
 **What the prior does not know.** The relation word in its training captions is drawn at random: it
-knows which solids to draw, not where. A prior trained on partly wrong captions would not do, because
+knows which solids to draw, not where. A prior trained on partly wrong captions would not do:
 classifier-free guidance turns a slight preference into a nearly certain one.
 
 **What to expect of them.** They know 31 words and plain backgrounds. They are made to show and test
