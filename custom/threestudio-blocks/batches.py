@@ -11,6 +11,8 @@ from .captions import COLORS, RELATIONS, SHAPES, Caption, Solid, pair_splits, si
 from .renders import COLOR_TABLE, SINGLE, Renders, Scenes, compose
 
 COLOR_NAMES = tuple(COLORS)
+QUADRANTS = ("front", "side", "back", "side")
+"""View words of azimuths within 45 degrees of 0, 90, 180 and 270."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,15 @@ class PictureBatch:
 
 
 @lru_cache
-def _allowed_colors(split: str, shape_a: str, shape_b: str | None) -> Int[Tensor, "M 2"]:
-    """Colour indices that a split allows for a single solid or an (ordered) pair of shapes."""
+def _training_colors(shape_a: str, shape_b: str | None) -> Int[Tensor, "M 2"]:
+    """Colour indices that the training split has for one shape or an ordered pair of shapes."""
     if shape_b is None:
-        rows = [
-            (COLOR_NAMES.index(solid.color),) * 2
-            for solid in single_splits()[split]
-            if solid.shape == shape_a
-        ]
+        singles = [solid for solid in single_splits()["train"] if solid.shape == shape_a]
+        pairs = [(solid, solid) for solid in singles]
     else:
-        rows = []
-        for first, second in pair_splits()[split]:
-            if (first.shape, second.shape) == (shape_b, shape_a):
-                first, second = second, first
-            if (first.shape, second.shape) == (shape_a, shape_b):
-                rows.append((COLOR_NAMES.index(first.color), COLOR_NAMES.index(second.color)))
-    return torch.tensor(rows, dtype=torch.long).view(-1, 2)
+        pairs = [pair for known in pair_splits()["train"] for pair in (known, known[::-1])]
+        pairs = [pair for pair in pairs if (pair[0].shape, pair[1].shape) == (shape_a, shape_b)]
+    return torch.tensor([[COLOR_NAMES.index(solid.color) for solid in pair] for pair in pairs])
 
 
 def caption_of(scenes: Scenes, index: int, colors: Int[Tensor, "2"]) -> Caption:
@@ -63,16 +58,13 @@ def caption_of(scenes: Scenes, index: int, colors: Int[Tensor, "2"]) -> Caption:
 
 
 def draw_colors(
-    renders: Renders, index: Int[Tensor, " N"], generator: torch.Generator, split: str = "train"
+    renders: Renders, index: Int[Tensor, " N"], generator: torch.Generator
 ) -> Int[Tensor, "N 2"]:
-    """Draw a colour for every solid among those that the split allows."""
+    """Draw colours of the training split for both solids of every scene."""
     rows = []
     for shape_a, shape_b in renders.scenes.shapes[index].tolist():
-        names = (SHAPES[shape_a], None if shape_b == SINGLE else SHAPES[shape_b])
-        allowed = _allowed_colors(split, *names)
-        if len(allowed) == 0:
-            allowed = _allowed_colors("train", *names)
-        rows.append(allowed[torch.randint(len(allowed), (1,), generator=generator).item()])
+        known = _training_colors(SHAPES[shape_a], None if shape_b == SINGLE else SHAPES[shape_b])
+        rows.append(known[torch.randint(len(known), (1,), generator=generator).item()])
     return torch.stack(rows)
 
 
@@ -116,3 +108,11 @@ def view_of(azimuth_deg: float, threshold_deg: float = 45.0) -> str:
     if abs(azimuth) < threshold_deg:
         return "front"
     return "back" if abs(azimuth) > 180 - threshold_deg else "side"
+
+
+def front_first(batch: PictureBatch) -> PictureBatch:
+    """Order the four views of every scene as QUADRANTS says; they are 90 degrees apart."""
+    order = (((batch.azimuth_deg + 45) % 360) // 90).argsort(dim=1)
+    rows = torch.arange(len(order))[:, None]
+    images, c2w, azimuth = (x[rows, order] for x in (batch.images, batch.c2w, batch.azimuth_deg))
+    return PictureBatch(images, batch.captions, batch.index, c2w, azimuth)

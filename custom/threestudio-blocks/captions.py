@@ -92,6 +92,14 @@ class Caption:
         return {first_slot: self.first, second_slot: self.second}
 
 
+def blind(caption: Caption, rng: random.Random) -> Caption:
+    """Say any of the four relations, in any order of mention: what the prior is trained on."""
+    if caption.second is None:
+        return caption
+    first, second = rng.sample((caption.first, caption.second), 2)
+    return Caption(first, rng.choice(RELATIONS), second)
+
+
 def with_view(caption: Caption | str, view: str) -> str:
     """Append the view suffix of threestudio's prompt processor, e.g. ", back view"."""
     return f"{caption}, {view} view"

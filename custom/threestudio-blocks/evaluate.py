@@ -8,7 +8,6 @@ The dev captions are for working, the held-out captions give the numbers of the 
 
 import argparse
 import json
-import random
 from itertools import permutations
 from pathlib import Path
 from typing import Callable
@@ -19,7 +18,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .batches import PictureBatch, view_of
+from threestudio.utils.misc import set_cpu_only
+
+from .batches import QUADRANTS, PictureBatch, front_first
 from .captions import COLORS, INVERSE, RELATIONS, Caption, pair_captions, single_captions, with_view
 from .judge import BACKGROUND, Judge
 from .method import reward_sds
@@ -33,13 +34,14 @@ from .renders import (
     render_layers,
     scenes_of,
 )
-from .training import REPOSITORY, WEIGHTS
+from .training import WEIGHTS, python_rng
 
 PREVIEW_TIMESTEPS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 950)
 SEED = 20251
 CHUNK = 16
 PRIOR_PAIRS = 40
 """Captions of each relation that the prior is sampled with."""
+PREFERENCES = ("text", "text_inverse", "picture", "picture_inverse")
 PREVIEW_GROUPS = 16
 """Pairs of solids whose four relations are previewed at every timestep."""
 
@@ -112,73 +114,65 @@ def measure_prior(options: argparse.Namespace) -> dict[str, float]:
 
 
 def measure_reward(options: argparse.Namespace) -> dict[str, object]:
-    """How often the reward prefers the right relation: on clean views and on previews by timestep.
+    """How often the reward prefers the right relation, on clean views and on previews by timestep.
 
-    `text`: the true caption scores above one with a wrong relation, on the same picture. `picture`:
-    for a caption, the picture of the right relation scores above one of a wrong relation. Only
-    views that show the relation count: front and back for left and right, all for top and under.
+    Cameras and backgrounds are drawn as in a distillation. Only views that show the relation
+    count: front and back between left and right, all otherwise.
     """
-    pairs = pair_captions(options.split)
-    count = len(pairs) // len(RELATIONS)
-    groups = [pairs[i].with_relation(r) for i in range(count) for r in RELATIONS]
-    batch = rendered(groups, SEED + 1, canonical=True)
-    reward = reward_sds("rewards.clip").CLIPRewardModel(
-        {"pretrained_model_name_or_path": str(options.weights / "reward")}
-    )
+    pairs = [caption for caption in pair_captions(options.split)][:: len(RELATIONS)]
+    captions = [pair.with_relation(relation) for pair in pairs for relation in RELATIONS]
+    batch = front_first(rendered(captions, SEED + 1, canonical=False))
+    reward_class = reward_sds("rewards.clip").CLIPRewardModel
+    reward = reward_class({"pretrained_model_name_or_path": str(options.weights / "reward")})
     previewer = Previewer(options.weights / "prior", options.device)
-    numbers: dict[str, object] = {"clean": preferences(reward, batch.images, batch)}
-    chosen = torch.arange(min(PREVIEW_GROUPS, count) * len(RELATIONS))
-    part = PictureBatch(
-        batch.images[chosen],
-        groups[: len(chosen)],
-        chosen,
-        batch.c2w[chosen],
-        batch.azimuth_deg[chosen],
-    )
+    numbers: dict[str, object] = {"clean": preferences(reward, batch.images, captions)}
+    few = PREVIEW_GROUPS * len(RELATIONS)
+    starts = range(0, min(few, len(captions)), 8)
     for steps in (1, 4):
         for timestep in tqdm(PREVIEW_TIMESTEPS, desc=f"previews S={steps}", mininterval=5):
-            generator, rng = torch.Generator().manual_seed(timestep), random.Random(timestep)
-            shown = [
-                previewer.preview(images, c2w, captions, generator, rng, timestep, steps)
-                for images, c2w, captions in _by_eight(part)
-            ]
-            numbers[f"S={steps} t={timestep}"] = preferences(reward, torch.cat(shown), part)
+            generator = torch.Generator().manual_seed(timestep)
+            shown = []
+            for rows in (slice(start, start + 8) for start in starts):
+                part = batch.images[rows], batch.c2w[rows], captions[rows]
+                rng = python_rng(generator)
+                shown.append(previewer.preview(*part, generator, rng, timestep, steps))
+            numbers[f"S={steps} t={timestep}"] = preferences(reward, torch.cat(shown), captions)
     return numbers
-
-
-def _by_eight(batch: PictureBatch) -> list[tuple[Tensor, Tensor, list[Caption]]]:
-    starts = range(0, len(batch.captions), 8)
-    return [
-        (batch.images[s : s + 8], batch.c2w[s : s + 8], batch.captions[s : s + 8]) for s in starts
-    ]
 
 
 def preferences(
     reward: Callable[[Tensor, list[str]], Tensor],
     images: Float[Tensor, "N V 3 h w"],
-    batch: PictureBatch,
+    captions: list[Caption],
 ) -> dict[str, float]:
-    """Percent of comparisons that the right relation wins; captions come in groups of four
-    relations."""
-    wins: dict[str, list[bool]] = {"text": [], "picture": []}
-    views = [view_of(azimuth) for azimuth in batch.azimuth_deg[0].tolist()]
-    for view, name in enumerate(views):
-        pictures = images[:, view].unflatten(
-            0, (-1, 4)
-        )  # [groups, relation of the picture, 3, h, w]
-        rows = pictures.repeat_interleave(4, dim=1).flatten(0, 1)
-        texts = [
-            with_view(c, name)
-            for start in range(0, len(images), 4)
-            for _ in range(4)
-            for c in batch.captions[start : start + 4]
-        ]
-        scores = reward(rows, texts).view(-1, 4, 4)  # [groups, picture, caption]
+    """Percent of comparisons of a right with a wrong relation that the right one wins.
+
+    Args:
+        reward: Scores pictures against texts.
+        images: Groups of four scenes in the order of RELATIONS; views in the order of QUADRANTS.
+        captions: At least one per scene.
+
+    Returns:
+        `text`: captions compared on a picture; `picture`: pictures compared for a caption, which
+        is what ranking candidates needs; `..._inverse`: only left with right and top with under.
+    """
+    wins: dict[str, list[bool]] = {key: [] for key in PREFERENCES}
+    for view, name in enumerate(QUADRANTS):
+        pictures = images[:, view].unflatten(0, (-1, 4))  # [groups, relation of the picture, ...]
+        groups = [captions[start : start + 4] for start in range(0, len(images), 4)]
+        texts = [with_view(c, name) for group in groups for _ in group for c in group]
+        scores = reward(pictures.repeat_interleave(4, dim=1).flatten(0, 1), texts)
+        scores = scores.view(-1, 4, 4)  # [groups, picture, caption]
         for right, wrong in permutations(range(4), 2):
-            sided = INVERSE[RELATIONS[right]] == RELATIONS[wrong] and right < 2
-            if name in ("front", "back") or not sided:
-                wins["text"] += (scores[:, right, right] > scores[:, right, wrong]).tolist()
-                wins["picture"] += (scores[:, right, right] > scores[:, wrong, right]).tolist()
+            inverse = INVERSE[RELATIONS[right]] == RELATIONS[wrong]
+            if inverse and right < 2 and name == "side":
+                continue  # left and right hide one another
+            best = scores[:, right, right]
+            outcome = {"text": best > scores[:, right, wrong]}
+            outcome["picture"] = best > scores[:, wrong, right]
+            for key, won in outcome.items():
+                wins[key] += won.tolist()
+                wins[f"{key}_inverse"] += won.tolist() if inverse else []
     return {key: percent(values) for key, values in wins.items()}
 
 
@@ -210,13 +204,14 @@ def main() -> None:
     options.add_argument("--only", nargs="*", default=("judge", "prior", "reward"))
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = options.parse_args()
+    set_cpu_only(options.device == "cpu")
     path = options.weights / f"evaluation-{options.split}.json"
     numbers = json.loads(path.read_text()) if path.exists() else {}
     for name in options.only:
         numbers[name] = MEASUREMENTS[name](options)
         path.write_text(json.dumps(numbers, indent=1) + "\n")
     print(json.dumps(numbers, indent=1))
-    print(f"written to {path.relative_to(REPOSITORY)}")
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,7 @@ def compare(seen: dict[str, Solid], caption: Caption) -> Verdict:
 
     relation_ok = set(seen) == set(asked)
     if relation_ok and caption.second is not None:
-        swapped = caption.with_relation(caption.relation)
-        swapped = Caption(swapped.second, swapped.relation, swapped.first).slots
+        swapped = Caption(caption.second, caption.relation, caption.first).slots
         relation_ok = _agreement(seen, asked) > _agreement(seen, swapped)
     return Verdict(same("shape"), same("color"), relation_ok, seen)
 

@@ -84,7 +84,8 @@ def tables(numbers: dict) -> str:
             "",
         ]
         lines += ["| seen on | among captions | among pictures |", "|---|---|---|"]
-        lines += [f"| {name} | {row['text']} | {row['picture']} |" for name, row in reward.items()]
+        for name, shares in reward.items():
+            lines.append(" | ".join([f"| {name}", *map(str, shares.values())]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .captions import Caption
+from .captions import Caption, blind
 from .method import reward_sds
 from .renders import NUM_VIEWS
-from .train_prior import blind, encode_text
+from .text import encode_text
 
 GUIDANCE_SCALE = 7.5
 PREVIEW_STEPS = (1, 1, 1, 4)

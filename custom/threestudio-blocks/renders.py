@@ -7,6 +7,7 @@ of different pictures. Cameras are drawn by the multi-view data module with the 
 blocks YAMLs (`CAMERA`).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -34,6 +35,8 @@ NUM_VIEWS = 4
 SUPERSAMPLING = 2
 SINGLE = -1
 """Stands for "no relation" and "no second solid" in integer arrays."""
+SINGLE_SHARE = 0.25
+"""Share of scenes with one solid."""
 
 CAMERA = {
     "n_view": NUM_VIEWS,
@@ -80,13 +83,12 @@ def draw_scenes(num_scenes: int, generator: torch.Generator, single_share: float
     Args:
         num_scenes: How many.
         generator: Source of randomness (CPU).
-        single_share: Share of scenes with one solid, in [0, 1].
     """
     shapes = torch.stack(
         [torch.randperm(len(SHAPES), generator=generator)[:2] for _ in range(num_scenes)]
     )
     relation = torch.randint(len(RELATIONS), (num_scenes,), generator=generator)
-    single = torch.rand(num_scenes, generator=generator) < single_share
+    single = torch.rand(num_scenes, generator=generator) < SINGLE_SHARE
     shapes[single, 1] = SINGLE
     return place_solids(shapes, torch.where(single, SINGLE, relation), generator)
 
@@ -205,23 +207,20 @@ class Renders:
         return torch.from_numpy(self.layers[index.numpy()])
 
 
-def load_or_render(
-    cache: Path, num_scenes: int, seed: int, single_share: float = 0.25, canonical: bool = False
-) -> Renders:
+def load_or_render(cache: Path, num_scenes: int, seed: int, canonical: bool = False) -> Renders:
     """Render `num_scenes` scenes into the cache, or open them when they are there already.
 
     Args:
         cache: Folder that keeps renders between commands.
         num_scenes: How many.
         seed: Other seeds give other scenes and cameras.
-        single_share: Share of scenes with one solid.
         canonical: Show the judge's four canonical views instead of random cameras.
     """
     kind = "canonical" if canonical else "random"
     folder = Path(cache) / f"renders-{kind}-{num_scenes}-seed{seed}"
     if not (folder / "scenes.npz").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        scenes = draw_scenes(num_scenes, stream("scenes", 0, seed=seed), single_share)
+        scenes = draw_scenes(num_scenes, stream("scenes", 0, seed=seed))
         render_scenes(folder, scenes, canonical_cameras if canonical else RandomCameras(seed))
     return Renders(folder)
 
@@ -272,7 +271,9 @@ def render_scenes(
     layers.flush()
     c2w, azimuth, elevation = (torch.cat(values).numpy() for values in kept.values())
     meta = {key: getattr(scenes, key).numpy() for key in Scenes.__annotations__}
-    np.savez(folder / "scenes.npz", c2w=c2w, azimuth_deg=azimuth, elevation_deg=elevation, **meta)
+    meta |= {"c2w": c2w, "azimuth_deg": azimuth, "elevation_deg": elevation}
+    np.savez(folder / "part.npz", **meta)
+    os.replace(folder / "part.npz", folder / "scenes.npz")
 
 
 def canonical_batches(size: int = IMAGE_SIZE) -> list[dict]:

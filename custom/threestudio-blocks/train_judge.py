@@ -12,42 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .augment import soften
 from .batches import COLOR_NAMES, PictureBatch, colored_batch
 from .captions import SHAPES, SLOTS
 from .judge import BACKGROUND, EMPTY, Judge, JudgeNetwork
 from .renders import NUM_VIEWS, Renders, load_or_render
-from .training import Trainer, mixed_precision, parser
+from .training import Trainer, mixed_precision, parse, parser
 
 EMPTY_SHARE = 0.05
 GREY_SHARE = 0.5
 """NeRFs are judged on grey; samples of the prior come on any plain background."""
 CANONICAL_SEED, NUM_CANONICAL = 101, 6000
-
-
-def soften(
-    images: Float[Tensor, "N 3 h w"], generator: torch.Generator
-) -> Float[Tensor, "N 3 h w"]:
-    """Blur, speckle, shift and fade pictures by random amounts; the result stays in [0, 1]."""
-    num = len(images)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
-
-    kernel = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    images = images.lerp(kernel, rand(num, 1, 1, 1) * (rand(num, 1, 1, 1) < 0.7))
-    low = F.interpolate(
-        rand(num, 3, 8, 8) - 0.5, images.shape[-2:], mode="bicubic", align_corners=False
-    )
-    images = (
-        images
-        + 0.25 * rand(num, 1, 1, 1) * low
-        + 0.04 * torch.randn(images.shape, generator=generator)
-    )
-    images = (
-        (images - 0.5) * (0.75 + 0.4 * rand(num, 1, 1, 1)) + 0.5 + 0.1 * (rand(num, 3, 1, 1) - 0.5)
-    )
-    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    return images.roll(shift, dims=(-2, -1)).clamp(0, 1)
 
 
 def slot_targets(batch: PictureBatch) -> tuple[Tensor, Tensor]:
@@ -98,9 +73,9 @@ def draw_views(
 
 def main() -> None:
     """Train and publish."""
-    options = parser(__doc__, steps=3000, batch_size=48)
+    options = parser(__doc__, steps=2000, batch_size=48)
     options.add_argument("--front", action="store_true", help="train the single-view sibling")
-    options = options.parse_args()
+    options = parse(options)
     if options.front:
         renders, num_views, name = (
             load_or_render(options.cache, options.num_scenes, options.seed),
@@ -110,7 +85,7 @@ def main() -> None:
     else:
         renders = load_or_render(options.cache, NUM_CANONICAL, CANONICAL_SEED, canonical=True)
         num_views, name = NUM_VIEWS, "judge"
-    torch.manual_seed(options.seed + 1000)
+    torch.manual_seed(options.seed + 1000)  # other initial weights than the guidance's networks
     trainer = Trainer(name, {"judge": JudgeNetwork(num_views)}, options, learning_rate=1.5e-3)
     network = trainer.modules["judge"]
 

@@ -9,30 +9,23 @@ Three steps of four show four views of a scene with their cameras (attention run
 one of four shows single views without camera and with the view suffix.
 """
 
-import argparse
 import json
-import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from tqdm import tqdm
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .batches import caption_of, colored_batch, draw_colors, view_of
-from .captions import RELATIONS, Caption, with_view
+from .latents import LatentBatch, LatentPool
 from .method import reward_sds
-from .renders import NUM_VIEWS, Renders, load_or_render
-from .tokenizer import END, MAX_TOKENS, START, build_tokenizer
-from .training import Trainer, mixed_precision, parser
+from .renders import NUM_VIEWS, load_or_render
+from .text import END, MAX_TOKENS, START, build_tokenizer, encode_text
+from .training import Trainer, mixed_precision, parse, parser
 
 TEXT_WIDTH = 96
-TEXT_DROPOUT = 0.12
 SINGLE_VIEW_EVERY = 4
-POOL_VARIANTS = 4
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -85,133 +78,73 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def encode_text(
-    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str]
-) -> Float[Tensor, "N S D"]:
-    """Encode texts as Stable Diffusion does: padded to the longest length, last hidden state."""
-    unique = list(dict.fromkeys(texts))
-    tokens = tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    hidden = encoder(tokens.to(encoder.device)).last_hidden_state
-    return hidden[[unique.index(text) for text in texts]]
+class NoiseLoss:
+    """The training loss of the denoiser on a batch with cameras or without.
 
+    Args:
+        unet: The denoiser.
+        text_encoder: Trained with it.
+        tokenizer: Of the text encoder.
+        device: Where they compute.
+    """
 
-def blind(caption: Caption, rng: random.Random) -> Caption:
-    """Replace the relation by any of the four and name the solids in any order."""
-    if caption.second is None:
-        return caption
-    first, second = rng.sample((caption.first, caption.second), 2)
-    return Caption(first, rng.choice(RELATIONS), second)
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        device: str,
+    ) -> None:
+        self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
+        self.device = device
+        self.alpha_bar = build_scheduler().alphas_cumprod
+        self.camera_embedding = unet.class_embedding
+        self.mvdream = reward_sds("priors.mvdream")
 
+    def __call__(self, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        """Noise every scene to one timestep and compare the predicted noise with the true one."""
+        num_scenes = len(batch.latents) // batch.num_views
+        timesteps = torch.randint(len(self.alpha_bar), (num_scenes,), generator=generator)
+        timesteps = timesteps.repeat_interleave(batch.num_views)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha_bar.sqrt() * batch.latents + (1 - alpha_bar).sqrt() * noise
+        predicted = self._predict(noisy.to(self.device), timesteps.to(self.device), batch)
+        return F.mse_loss(predicted.float(), noise.to(self.device))
 
-class LatentPool:
-    """Latents of every rendered scene in several colourings, encoded once and kept in the cache."""
-
-    def __init__(self, renders: Renders, vae: AutoencoderKL, options: argparse.Namespace) -> None:
-        self.renders = renders
-        path = Path(options.cache) / f"latents-{len(renders)}-seed{options.seed}.pt"
-        if not path.exists():
-            torch.save(self._encode(vae, options), path)
-        state = torch.load(path, weights_only=True)
-        self.latents, self.colors = state["latents"], state["colors"]
-
-    def _encode(
-        self, vae: AutoencoderKL, options: argparse.Namespace, chunk: int = 50
-    ) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(options.seed)
-        latents, colors = [], []
-        starts = [s for _ in range(POOL_VARIANTS) for s in range(0, len(self.renders), chunk)]
-        for start in tqdm(starts, desc="encoding renders", mininterval=5):
-            index = torch.arange(start, min(start + chunk, len(self.renders)))
-            chosen = draw_colors(self.renders, index, generator)
-            images = colored_batch(self.renders, index, generator, colors=chosen).images.to(
-                options.device
-            )
-            with torch.no_grad(), mixed_precision(options.device):
-                mean = vae.encode(images.flatten(0, 1) * 2 - 1).latent_dist.mean
-            latents.append(
-                (mean.float() * vae.config.scaling_factor)
-                .half()
-                .cpu()
-                .view(len(index), NUM_VIEWS, 4, 8, 8)
-            )
-            colors.append(chosen)
-        return {"latents": torch.cat(latents), "colors": torch.cat(colors)}
-
-    def draw(
-        self, num: int, generator: torch.Generator
-    ) -> tuple[Tensor, list[Caption], Int[Tensor, " N"]]:
-        """Draw scenes: latents `[N, V, 4, 8, 8]`, true captions, and which rendered scene each
-        one is."""
-        chosen = torch.randint(len(self.latents), (num,), generator=generator)
-        index = chosen % len(self.renders)
-        captions = [
-            caption_of(self.renders.scenes, i, self.colors[c])
-            for i, c in zip(index.tolist(), chosen, strict=True)
-        ]
-        return self.latents[chosen].float(), captions, index
+    def _predict(self, noisy: Tensor, timesteps: Tensor, batch: LatentBatch) -> Tensor:
+        self.mvdream.share_views(self.unet, batch.num_views)
+        labels = None
+        if batch.c2w is not None:
+            labels = self.mvdream.camera_embedding(batch.c2w).to(self.device)
+        self.unet.class_embedding = None if labels is None else self.camera_embedding
+        with mixed_precision(self.device, enabled=self.device != "cpu"):
+            context = encode_text(self.tokenizer, self.text_encoder, batch.texts)
+            predicted = self.unet(noisy, timesteps, context, class_labels=labels).sample
+        self.unet.class_embedding = self.camera_embedding
+        return predicted
 
 
 def main() -> None:
     """Train jointly with the text encoder and publish everything but the autoencoder."""
-    options = parser(__doc__, steps=9000, batch_size=12).parse_args()
-    renders = load_or_render(options.cache, options.num_scenes, options.seed)
+    options = parse(parser(__doc__, steps=9000, batch_size=12))
     folder = options.output / "prior"
-    vae = (
-        AutoencoderKL.from_pretrained(folder / "vae")
-        .to(options.device)
-        .eval()
-        .requires_grad_(False)
-    )
-    pool = LatentPool(renders, vae, options)
+    renders = load_or_render(options.cache, options.num_scenes, options.seed)
+    pool = LatentPool(renders, folder / "vae", options)
     tokenizer = build_tokenizer()
-    torch.manual_seed(options.seed)
-    modules: dict[str, nn.Module] = {
-        "unet": build_unet(),
-        "text_encoder": build_text_encoder(tokenizer),
-    }
-    trainer = Trainer("prior", modules, options, learning_rate=8e-4, ema_decay=0.9995)
-    unet, text_encoder = trainer.modules["unet"], trainer.modules["text_encoder"]
-    alpha_bar = build_scheduler().alphas_cumprod
-    camera_embedding = unet.class_embedding
-    mvdream = reward_sds("priors.mvdream")
+    modules = {"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}
+    trainer = Trainer(
+        "prior", modules, options, learning_rate=8e-4, ema_decay=0.9995, inputs=[folder / "vae"]
+    )
+    trained = trainer.modules["unet"], trainer.modules["text_encoder"]
+    noise_loss = NoiseLoss(*trained, tokenizer, options.device)
 
     def losses_of(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        multi_view = step % SINGLE_VIEW_EVERY != 0
-        rng = random.Random(options.seed * 1_000_003 + step)
-        num_scenes = options.batch_size if multi_view else options.batch_size * NUM_VIEWS
-        latents, captions, index = pool.draw(num_scenes, generator)
-        captions = [blind(caption, rng) for caption in captions]
-        if multi_view:
-            texts = [str(c) for c in captions for _ in range(NUM_VIEWS)]
-            latents, cameras = (
-                latents.flatten(0, 1),
-                mvdream.camera_embedding(renders.c2w[index].flatten(0, 1)),
-            )
+        if step % SINGLE_VIEW_EVERY == 0:
+            batch = pool.draw_views(options.batch_size * NUM_VIEWS, generator)
         else:
-            view = torch.randint(NUM_VIEWS, (num_scenes,), generator=generator)
-            azimuths = renders.azimuth_deg[index, view].tolist()
-            texts = [with_view(c, view_of(a)) for c, a in zip(captions, azimuths, strict=True)]
-            latents, cameras = latents[torch.arange(num_scenes), view], None
-        num_joint = NUM_VIEWS if multi_view else 1
-        dropped = [rng.random() < TEXT_DROPOUT for _ in range(num_scenes)]
-        texts = ["" if dropped[i // num_joint] else text for i, text in enumerate(texts)]
-        timesteps = torch.randint(1000, (num_scenes,), generator=generator).repeat_interleave(
-            num_joint
-        )
-        noise = torch.randn(latents.shape, generator=generator)
-        kept = alpha_bar[timesteps].view(-1, 1, 1, 1)
-        noisy = (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(options.device)
-        mvdream.share_views(unet, num_joint)
-        unet.class_embedding = camera_embedding if multi_view else None
-        labels = None if cameras is None else cameras.to(options.device)
-        with mixed_precision(options.device, enabled=options.device != "cpu"):
-            context = encode_text(tokenizer, text_encoder, texts)
-            predicted = unet(
-                noisy, timesteps.to(options.device), context, class_labels=labels
-            ).sample
-        unet.class_embedding = camera_embedding
-        loss = F.mse_loss(predicted.float(), noise.to(options.device))
-        return {"noise": loss}
+            batch = pool.draw_scenes(options.batch_size, generator)
+        return {"noise": noise_loss(batch, generator)}
 
     trainer.fit(losses_of)
     publish(trainer, tokenizer, folder)

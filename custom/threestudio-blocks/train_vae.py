@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from .augment import disturb
 from .batches import random_batch
 from .renders import IMAGE_SIZE, load_or_render
-from .training import Trainer, mixed_precision, parser
+from .training import Trainer, mixed_precision, parse, parser
 
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 1.0
@@ -66,34 +66,6 @@ def initialise(vae: AutoencoderKL) -> None:
     vae.quant_conv.bias[log_variance] = START_LOG_VARIANCE
 
 
-def disturb(
-    images: Float[Tensor, "N 3 h w"], generator: torch.Generator
-) -> Float[Tensor, "N 3 h w"]:
-    """Disturb a third of the pictures the way an unfinished NeRF does; the result stays in [0,
-    1]."""
-    num, _, height, width = images.shape
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
-
-    patches = F.interpolate(
-        rand(num, 3, 8, 8), (height, width), mode="bicubic", align_corners=False
-    )
-    mask = F.interpolate(rand(num, 1, 6, 6), (height, width), mode="bicubic", align_corners=False)
-    mask = ((mask - 0.4 - 0.4 * rand(num, 1, 1, 1)) * 6).clamp(0, 1)
-    patched = images.lerp(patches.clamp(0, 1), mask)
-    blended = images.lerp(images.roll(1, dims=0), rand(num, 1, 1, 1))
-    blurred = F.interpolate(
-        F.avg_pool2d(images, 4), (height, width), mode="bilinear", align_corners=False
-    )
-    blurred = blurred + 0.1 * (rand(num, 3, height // 2, width // 2) - 0.5).repeat_interleave(
-        2, 2
-    ).repeat_interleave(2, 3)
-    kind = rand(num, 1, 1, 1) * 9
-    disturbed = torch.where(kind < 1, patched, torch.where(kind < 2, blended, blurred))
-    return torch.where(kind < 3, disturbed, images).clamp(0, 1)
-
-
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 of the picture, of its horizontal and vertical differences, and of its 8x8 patch means."""
     loss = F.l1_loss(output, target)
@@ -105,7 +77,7 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def main() -> None:
     """Train, measure the latent scale and publish the weights in half precision."""
-    options = parser(__doc__, steps=8000, batch_size=16).parse_args()
+    options = parse(parser(__doc__, steps=9000, batch_size=16))
     renders = load_or_render(options.cache, options.num_scenes, options.seed)
     trainer = Trainer("vae", {"vae": build_vae()}, options, learning_rate=7e-4)
     vae = trainer.modules["vae"]

@@ -4,14 +4,18 @@ command-line options."""
 import argparse
 import copy
 import csv
+import hashlib
+import math
 import os
+import random
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from threestudio.utils.misc import set_cpu_only
 from threestudio.utils.random import stream
 
 SAVE_EVERY = 200
@@ -41,7 +45,30 @@ def parser(description: str, steps: int, batch_size: int) -> argparse.ArgumentPa
         "--output", type=Path, default=WEIGHTS, help="folder of the published weights"
     )
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--restart", action="store_true", help="forget the last checkpoint")
     return options
+
+
+def parse(options: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, seed the initial weights and keep everything on the chosen device."""
+    parsed = options.parse_args(argv)
+    torch.manual_seed(parsed.seed)
+    set_cpu_only(parsed.device == "cpu")
+    return parsed
+
+
+def digest(*folders: Path) -> str:
+    """Digest the weights that a training builds on."""
+    total = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.safetensors")):
+            total.update(file.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def python_rng(generator: torch.Generator) -> random.Random:
+    """Derive a generator for lists and words from one for tensors."""
+    return random.Random(int(torch.randint(2**62, (1,), generator=generator)))
 
 
 class Trainer:
@@ -54,6 +81,10 @@ class Trainer:
         options: Parsed command line.
         learning_rate: Peak of AdamW; warms up over 100 steps and decays to zero as a cosine.
         ema_decay: Of the moving average of all weights, which is what gets published.
+        inputs: Folders of weights that the training builds on.
+
+    Raises:
+        ValueError: If the checkpoint was made from other data, another seed or other inputs.
     """
 
     def __init__(
@@ -63,7 +94,9 @@ class Trainer:
         options: argparse.Namespace,
         learning_rate: float,
         ema_decay: float = 0.999,
+        inputs: Sequence[Path] = (),
     ) -> None:
+        self.identity = f"{options.num_scenes} scenes, seed {options.seed}, on {digest(*inputs)}"
         self.name, self.options, self.ema_decay = name, options, ema_decay
         self.modules = nn.ModuleDict(modules).to(options.device)
         self.averages = copy.deepcopy(self.modules).requires_grad_(False)
@@ -76,12 +109,12 @@ class Trainer:
         self.step = 0
         self.losses: list[dict[str, float]] = []
         self.checkpoint = Path(options.cache) / f"{name}.pt"
-        if self.checkpoint.exists():
+        if self.checkpoint.exists() and not options.restart:
             self._restore()
 
     def _learning_rate_factor(self, step: int) -> float:
-        progress = torch.tensor(min(step / self.options.steps, 1.0) * torch.pi)
-        return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * progress.cos()).item()
+        progress = min(step / self.options.steps, 1.0)
+        return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
     def fit(self, losses_of: Callable[[int, torch.Generator], dict[str, Tensor]]) -> None:
         """Run until `options.steps`; `losses_of(step, generator)` returns named losses that are
@@ -127,19 +160,22 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "step": self.step,
+            "identity": self.identity,
             "modules": self.modules.state_dict(),
             "averages": self.averages.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "losses": self.losses,
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        save_atomically(state, self.checkpoint)
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.options.device, weights_only=True)
+        if state["identity"] != self.identity:
+            raise ValueError(
+                f"{self.checkpoint} was trained with {state['identity']}; this command says "
+                f"{self.identity}. Use the same settings, or --restart to begin anew."
+            )
         self.modules.load_state_dict(state["modules"])
         self.averages.load_state_dict(state["averages"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -158,6 +194,14 @@ class Trainer:
                 {key: value if key == "step" else f"{value:.5g}" for key, value in row.items()}
                 for row in self.losses
             )
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """Save so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
 
 
 def mixed_precision(device: str, enabled: bool = True) -> torch.autocast:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 captions = importlib.import_module("threestudio-blocks.captions")
-tokenizer = importlib.import_module("threestudio-blocks.tokenizer")
+text = importlib.import_module("threestudio-blocks.text")
 
 CUBE, BALL = captions.Solid("cube", "red"), captions.Solid("sphere", "blue")
 
@@ -59,9 +59,7 @@ def test_asking_for_more_captions_than_there_are_is_refused():
 
 
 def test_every_word_is_one_token_and_anything_else_still_encodes():
-    tok = tokenizer.build_tokenizer()
-    text = captions.with_view(captions.Caption(CUBE, "on the left of", BALL), "front")
-    assert (
-        len(tok(text).input_ids) == len(text.replace(",", " ,").split()) + 2 <= tokenizer.MAX_TOKENS
-    )
+    tok = text.build_tokenizer()
+    said = captions.with_view(captions.Caption(CUBE, "on the left of", BALL), "front")
+    assert len(tok(said).input_ids) == len(said.replace(",", " ,").split()) + 2 <= text.MAX_TOKENS
     assert len(tok("\N{PARTY POPPER} zebra").input_ids) > 2

@@ -2,9 +2,13 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from threestudio.data.multiview import RandomMultiviewCameraDataModuleConfig
 
 solids = importlib.import_module("threestudio-blocks.solids")
 renders = importlib.import_module("threestudio-blocks.renders")
@@ -104,9 +108,26 @@ def test_the_cached_set_is_the_same_when_made_again_and_other_for_another_seed(t
 
 
 def test_training_batches_never_show_a_pair_of_another_split(tmp_path):
-    data = renders.load_or_render(tmp_path, 24, seed=5, single_share=0.0)
+    data = renders.load_or_render(tmp_path, 24, seed=5)
     allowed = {frozenset(pair) for pair in captions.pair_splits()["train"]}
     batch = batches.random_batch(data, 64, torch.Generator().manual_seed(0))
-    assert all(frozenset((c.first, c.second)) in allowed for c in batch.captions)
+    pairs = [c for c in batch.captions if c.second is not None]
+    assert len(pairs) > 32
+    assert all(frozenset((c.first, c.second)) in allowed for c in pairs)
+    singles = {c.first for c in batch.captions if c.second is None}
+    assert singles <= set(captions.single_splits()["train"])
     assert batch.images.shape == (64, 4, 3, 64, 64)
     assert 0 <= batch.images.min() and batch.images.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["blocks-mvdream-sds", "blocks-mvdream-reward-sds"])
+def test_the_configs_have_the_cameras_that_the_models_were_trained_on(name):
+    folder = Path(__file__).resolve().parents[2] / "custom" / "threestudio-reward-sds" / "configs"
+    data = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))["data"]
+    defaults = vars(RandomMultiviewCameraDataModuleConfig(batch_size=4, n_view=4))
+    for key, value in renders.CAMERA.items():
+        assert list_of(data.get(key, defaults[key])) == list_of(value), key
+
+
+def list_of(value):
+    return list(value) if isinstance(value, (list, tuple)) else value

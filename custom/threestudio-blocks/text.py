@@ -1,11 +1,13 @@
-"""The CLIP tokenizer of the blocks world: every word is one token, anything else falls back to
-bytes."""
+"""Text of the blocks world: a CLIP tokenizer in which every word is one token (anything else falls
+back to bytes), and the encoding of captions."""
 
 import json
 
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .captions import COLORS, RELATIONS, SHAPES, VIEWS
 
@@ -39,3 +41,17 @@ def _merge_order(learner: Tokenizer) -> list[tuple[str, str]]:
     return [
         tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges
     ]
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "N S"]:
+    """Return token ids, padded to and cut at the longest length."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def encode_text(
+    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str]
+) -> Float[Tensor, "N S D"]:
+    """Encode texts as Stable Diffusion does: the last hidden state, padding included."""
+    unique = list(dict.fromkeys(texts))
+    hidden = encoder(tokenize(tokenizer, unique).to(encoder.device)).last_hidden_state
+    return hidden[[unique.index(text) for text in texts]]
