@@ -17,6 +17,8 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseObject
 
+from .errors import refuse
+
 
 def min_max_weights(
     rewards: Float[Tensor, "K G"], num_best: int, num_worst: int, lambda_best: float
@@ -65,9 +67,7 @@ class AbstractStrategy(BaseObject, ABC):
     """Whether the rewards are read; if not, no preview is made and zeros are passed."""
 
     def configure(self) -> None:
-        faults = self.check(self.cfg)
-        if faults:
-            raise ValueError(" ".join(faults))
+        refuse(self.check(self.cfg))
 
     @staticmethod
     def check(cfg: Any) -> List[str]:

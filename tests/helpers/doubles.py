@@ -90,10 +90,6 @@ class DoublePrior(priors_base.AbstractPrior):
 
     cfg: Config
 
-    @staticmethod
-    def check(cfg: Any) -> List[str]:
-        return []
-
     def configure(self) -> None:
         self.num_views = self.cfg.n_view
         self.alpha_bar = scaled_linear_alpha_bar()

@@ -132,3 +132,10 @@ def test_all_faults_are_told_at_once_before_anything_is_built():
     assert all(
         text in str(error.value) for text in ("n_noise", "preview_steps", "num_best", "n_view")
     )
+
+
+def test_refuse_raises_all_faults_of_a_component_at_once():
+    refuse = extension("errors").refuse
+    refuse([])
+    with pytest.raises(ValueError, match="^`a` is wrong. `b` is wrong.$"):
+        refuse(["`a` is wrong.", "`b` is wrong."])

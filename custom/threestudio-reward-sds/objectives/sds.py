@@ -15,6 +15,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseModule
 
+from ..errors import refuse
 from ..priors.base import Denoiser
 from ..search import Candidates
 from .base import AbstractObjective
@@ -94,9 +95,7 @@ class SDSObjective(AbstractObjective):
         return faults
 
     def configure(self) -> None:
-        faults = self.check(self.cfg)
-        if faults:
-            raise ValueError(" ".join(faults))
+        refuse(self.check(self.cfg))
         self.residual = self._reconstruction if self.cfg.recon_loss else self._noise_residual
 
     def gradient(

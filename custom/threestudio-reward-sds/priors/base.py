@@ -8,7 +8,7 @@ jointly. Timesteps are per scene, [G]; `CLEAN` stands for "no noise at all".
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,6 +68,11 @@ class AbstractPrior(BaseObject, ABC):
     """Cumulative products of the noise schedule, float64."""
     prediction_type: str
     """What the network predicts: "epsilon" or "v_prediction"."""
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        """Say what is wrong with the settings, without loading anything."""
+        return []
 
     @abstractmethod
     def encode(

@@ -15,6 +15,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseObject
 
+from ..errors import refuse
 from ..model_folders import folder_faults, read_json
 from .base import Cameras
 from .folder import DIFFUSION_FILES, load_latent_diffusion
@@ -111,9 +112,7 @@ class MVDreamPrior(AbstractLatentPrior):
         return faults + _weights_faults(cfg)
 
     def configure(self) -> None:
-        faults = self.check(self.cfg)
-        if faults:
-            raise ValueError(" ".join(faults))
+        refuse(self.check(self.cfg))
         path = self.cfg.pretrained_model_name_or_path or self.cfg.ckpt_path
         model = load_latent_diffusion(path, self.device, self.cfg.half_precision_weights)
         share_views(model.unet, self.cfg.n_view)

@@ -9,6 +9,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseObject
 
+from ..errors import refuse
 from ..model_folders import folder_faults
 from .base import Cameras
 from .folder import DIFFUSION_FILES, load_latent_diffusion
@@ -70,9 +71,7 @@ class StableDiffusionPrior(AbstractLatentPrior):
         return faults
 
     def configure(self) -> None:
-        faults = self.check(self.cfg)
-        if faults:
-            raise ValueError(" ".join(faults))
+        refuse(self.check(self.cfg))
         model = load_latent_diffusion(
             self.cfg.pretrained_model_name_or_path, self.device, self.cfg.half_precision_weights
         )

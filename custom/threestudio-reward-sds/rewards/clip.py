@@ -11,6 +11,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseObject
 
+from ..errors import refuse
 from ..model_folders import folder_faults, read_json, resolve
 from .base import AbstractRewardModel
 
@@ -72,9 +73,7 @@ class CLIPRewardModel(AbstractRewardModel):
         )
 
     def configure(self) -> None:
-        faults = self.check(self.cfg)
-        if faults:
-            raise ValueError(" ".join(faults))
+        refuse(self.check(self.cfg))
         from transformers import AutoTokenizer, CLIPModel
 
         path = resolve(self.cfg.pretrained_model_name_or_path)
