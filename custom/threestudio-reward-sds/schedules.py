@@ -62,12 +62,10 @@ def sqrt_annealed_timestep(
     """Return the one timestep of HiFA's square-root annealing.
 
     `p = p_min + (p_max - p_min) (1 - sqrt(step / max_steps))` (HiFA, arXiv 2305.18766). Of a
-    schedule list its first value counts. Past `max_steps` the result stays at the minimum; upstream
+    schedule its first value counts. Past `max_steps` the result stays at the minimum; upstream
     leaves the range there.
     """
-    low, high = (
-        float(value[1] if is_list(value) else value) for value in (min_percent, max_percent)
-    )
+    low, high = (C(value, 0, 0) for value in (min_percent, max_percent))
     progress = min(max(step / max_steps, 0.0), 1.0)
     percent = low + (high - low) * (1.0 - math.sqrt(progress))
     return min(max(int(num_train_timesteps * percent), 0), num_train_timesteps - 1)

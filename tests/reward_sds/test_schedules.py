@@ -28,7 +28,15 @@ def test_sqrt_annealing():
     assert schedules.sqrt_annealed_timestep(*args, 0, 100) == 980
     assert schedules.sqrt_annealed_timestep(*args, 100, 100) == 20
     assert schedules.sqrt_annealed_timestep(*args, 200, 100) == 20
-    assert schedules.sqrt_annealed_timestep(0.02, [0, 0.5, 0.3, 10], 1000, 0, 100) == 500
+
+
+@pytest.mark.parametrize(
+    "schedule", [[0, 0.5, 0.3, 10], [0.5, 0.3, 10], [5, 0.5, 0.3, 10], [0, 0.5, 0.3, 10, 0.2, 20]]
+)
+def test_sqrt_annealing_starts_at_the_first_value_of_a_schedule(schedule):
+    """[v0, v1, s1] has no start step: its first value stands first."""
+    assert schedules.sqrt_annealed_timestep(0.02, schedule, 1000, 0, 100) == 500
+    assert schedules.sqrt_annealed_timestep(schedule, 0.9, 1000, 100, 100) == 500
 
 
 def test_timesteps_cover_both_ends():
