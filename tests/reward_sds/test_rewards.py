@@ -187,7 +187,8 @@ def test_pooled_rewards_do_not_depend_on_the_chunk_size():
 def test_reward_errors_name_candidate_prompt_and_reward():
     x = images(4).unflatten(0, (2, 2))
     model = FixedReward({"scores": [0.0, 1.0, 2.0, float("nan")]})
-    with pytest.raises(rewards.RewardError, match="candidate 1, image 1 is nan .*Fixed.*'q'"):
+    text = "candidate 1, image 1 is nan .*Fixed.*'q'.*another `system.guidance.reward_model_type`"
+    with pytest.raises(rewards.RewardError, match=text):
         rewards.candidate_rewards(model, x, ["p", "q"], 1, 100)
     with pytest.raises(rewards.RewardError, match="returned 4 scores .* for 3 images"):
         rewards.candidate_rewards(model, x, ["p", "q"], 1, 3)

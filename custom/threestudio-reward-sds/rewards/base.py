@@ -68,8 +68,8 @@ def candidate_rewards(
         raise RewardError(
             f"The reward of candidate {candidate}, image {image} is "
             f"{scores[candidate, image].item()} ({type(model).__name__}, prompt "
-            f"'{prompts[image][:80]}'). Rewards must be finite. Look at the candidate sheet "
-            "(`system.guidance.sheet_every: 1`), or take another `reward_model_type`."
+            f"'{prompts[image][:80]}'). Rewards must be finite. Take another "
+            "`system.guidance.reward_model_type`."
         )
     return scores.unflatten(1, (-1, num_views)).mean(dim=2)
 
