@@ -45,21 +45,6 @@ def min_max_weights(
     return torch.zeros_like(rewards).scatter(0, order, ranked)
 
 
-def best_weights(rewards: Float[Tensor, "K G"], num_best: int) -> Float[Tensor, "K G"]:
-    """Average the `num_best` best candidates: `1 / num_best` each, sum 1. Ties keep order."""
-    return min_max_weights(rewards, num_best, 0, 1.0)
-
-
-def softmax_weights(rewards: Float[Tensor, "K G"], temperature: float) -> Float[Tensor, "K G"]:
-    """Weigh by `softmax(rewards / temperature)` over K, sum 1; finite for rewards of any size."""
-    return torch.softmax(rewards / temperature, dim=0)
-
-
-def mean_weights(rewards: Float[Tensor, "K G"]) -> Float[Tensor, "K G"]:
-    """Weigh all candidates alike: `1 / K` each, sum 1."""
-    return torch.full_like(rewards, 1.0 / rewards.shape[0])
-
-
 class AbstractStrategy(BaseObject, ABC):
     """A weighting scheme. It keeps no state, so one instance serves every step."""
 
@@ -158,16 +143,10 @@ class RandomStrategy(AbstractStrategy):
     """
 
     Config = MinMaxStrategy.Config
+    check = staticmethod(MinMaxStrategy.check)
+    min_candidates = staticmethod(MinMaxStrategy.min_candidates)
     cfg: Config
     needs_rewards: ClassVar[bool] = False
-
-    @staticmethod
-    def check(cfg: Any) -> List[str]:
-        return _count_faults(cfg.num_best, cfg.num_worst, cfg.lambda_best)
-
-    @staticmethod
-    def min_candidates(cfg: Any) -> int:
-        return cfg.num_best + cfg.num_worst
 
     def __call__(
         self, rewards: Float[Tensor, "K G"], generator: torch.Generator
@@ -178,7 +157,10 @@ class RandomStrategy(AbstractStrategy):
 
 @threestudio.register("reward-strategy-best")
 class BestStrategy(AbstractStrategy):
-    """Follow the best candidates only (Table 5: best one 7.05, two best 7.13). Sum 1."""
+    """Average the best candidates only (Table 5: best one 7.05, two best 7.13). Sum 1.
+
+    Ties keep candidate order.
+    """
 
     @dataclass
     class Config(BaseObject.Config):
@@ -198,12 +180,15 @@ class BestStrategy(AbstractStrategy):
     def __call__(
         self, rewards: Float[Tensor, "K G"], generator: torch.Generator
     ) -> Float[Tensor, "K G"]:
-        return best_weights(rewards, self.cfg.num_best)
+        return min_max_weights(rewards, self.cfg.num_best, 0, 1.0)
 
 
 @threestudio.register("reward-strategy-softmax")
 class SoftmaxStrategy(AbstractStrategy):
-    """Weigh all candidates by the softmax of their rewards (Table 5: 7.08). Sum 1."""
+    """Weigh all candidates by the softmax of their rewards (Table 5: 7.08). Sum 1.
+
+    `softmax(rewards / temperature)`, finite for rewards of any size.
+    """
 
     @dataclass
     class Config(BaseObject.Config):
@@ -221,7 +206,7 @@ class SoftmaxStrategy(AbstractStrategy):
     def __call__(
         self, rewards: Float[Tensor, "K G"], generator: torch.Generator
     ) -> Float[Tensor, "K G"]:
-        return softmax_weights(rewards, self.cfg.temperature)
+        return torch.softmax(rewards / self.cfg.temperature, dim=0)
 
 
 @threestudio.register("reward-strategy-mean")
@@ -233,4 +218,4 @@ class MeanStrategy(AbstractStrategy):
     def __call__(
         self, rewards: Float[Tensor, "K G"], generator: torch.Generator
     ) -> Float[Tensor, "K G"]:
-        return mean_weights(rewards)
+        return torch.full_like(rewards, 1.0 / rewards.shape[0])

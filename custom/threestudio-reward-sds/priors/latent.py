@@ -21,6 +21,11 @@ def at_least_single(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
 
 
+def no_autocast(x: Tensor) -> AbstractContextManager:
+    """Return a context in which the networks keep their own number type."""
+    return torch.autocast(device_type=x.device.type, enabled=False)
+
+
 def resize(x: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C S S"]:
     """Resize to `size` x `size` (bilinear), or return `x` itself when it has that size."""
     if x.shape[-2:] == (size, size):
@@ -54,9 +59,6 @@ class AbstractLatentPrior(AbstractPrior):
         self.image_size = image_size or model.latent_size * model.scale
         self.latent_size = self.image_size // model.scale
 
-    def _no_autocast(self, x: Tensor) -> AbstractContextManager:
-        return torch.autocast(device_type=x.device.type, enabled=False)
-
     def encode(
         self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
     ) -> Float[Tensor, "B c h w"]:
@@ -66,7 +68,7 @@ class AbstractLatentPrior(AbstractPrior):
         if as_latents:
             latents = resize(images, self.latent_size)
             return latents * 2 - 1 if self.rgb_is_unit else latents
-        with self._no_autocast(images):
+        with no_autocast(images):
             inputs = resize(images, self.image_size) * 2 - 1
             posterior = self.vae.encode(inputs.to(self.vae.dtype)).latent_dist
             latents = posterior.mean
@@ -76,7 +78,7 @@ class AbstractLatentPrior(AbstractPrior):
             return latents.to(images.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
-        with self._no_autocast(latents):
+        with no_autocast(latents):
             scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
             images = self.vae.decode(scaled).sample
             return (images.to(latents.dtype) * 0.5 + 0.5).clamp(0, 1)
@@ -89,7 +91,7 @@ class AbstractLatentPrior(AbstractPrior):
     ) -> Float[Tensor, "N c h w"]:
         dtype = self.unet.dtype
         inputs = {name: value.to(dtype) for name, value in conditioning.items()}
-        with self._no_autocast(noisy):
+        with no_autocast(noisy):
             output = self.unet(noisy.to(dtype), timesteps, **inputs).sample
         return output.to(noisy.dtype)
 
