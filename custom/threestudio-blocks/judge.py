@@ -15,11 +15,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .captions import COLORS, SHAPES, SLOTS, Caption, Solid, parse_caption
-
-COLOR_NAMES = tuple(COLORS)
-EMPTY = len(SHAPES)
-"""Index of "nothing here" among the shape logits."""
+from .captions import SHAPES, SLOTS, Caption, Solid, parse_caption
+from .slots import COLOR_NAMES, EMPTY, Logits, SlotHead
 
 BACKGROUND = 0.5
 """Grey level behind the views that the judge is shown."""
@@ -89,17 +86,12 @@ class JudgeNetwork(nn.Module):
             width = out
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.GELU())
         self.mix = nn.Sequential(nn.Linear(128 * num_views, 256), nn.GELU())
-        self.shape_head = nn.Linear(256, len(SLOTS) * (len(SHAPES) + 1))
-        self.color_head = nn.Linear(256, len(SLOTS) * len(COLORS))
+        self.head = SlotHead(256)
 
-    def forward(
-        self, views: Float[Tensor, "N V 3 64 64"]
-    ) -> tuple[Float[Tensor, "N slots shapes"], Float[Tensor, "N slots colors"]]:
+    def forward(self, views: Float[Tensor, "N V 3 64 64"]) -> Logits:
         """Return the logits of shape (the last one is "empty") and colour for every slot."""
         features = self.trunk(views.flatten(0, 1) * 2 - 1).view(len(views), -1)
-        mixed = self.mix(features)
-        shapes, colors = self.shape_head(mixed), self.color_head(mixed)
-        return shapes.view(-1, len(SLOTS), EMPTY + 1), colors.view(-1, len(SLOTS), len(COLORS))
+        return self.head(self.mix(features))
 
 
 class Judge:

@@ -8,15 +8,14 @@ it also reads soft NeRF renders.
 """
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .augment import soften
-from .batches import COLOR_NAMES, PictureBatch, colored_batch
-from .captions import SHAPES, SLOTS
-from .judge import BACKGROUND, EMPTY, Judge, JudgeNetwork
-from .renders import NUM_VIEWS, Renders, load_or_render
+from .batches import colored_batch, draw_colors
+from .judge import BACKGROUND, Judge, JudgeNetwork
+from .renders import NUM_VIEWS, SINGLE, Renders, load_or_render
+from .slots import COLOR_NAMES, EMPTY, IGNORED, slot_loss, slot_targets
 from .training import Trainer, mixed_precision, parse, parser
 
 EMPTY_SHARE = 0.05
@@ -25,16 +24,18 @@ GREY_SHARE = 0.5
 CANONICAL_SEED, NUM_CANONICAL = 101, 6000
 
 
-def slot_targets(batch: PictureBatch) -> tuple[Tensor, Tensor]:
-    """Class of shape and colour of every slot, `[N, slots]`; the colour of an empty slot is -100
-    (ignored)."""
-    shapes = torch.full((len(batch.captions), len(SLOTS)), EMPTY)
-    colors = torch.full_like(shapes, -100)
-    for row, caption in enumerate(batch.captions):
-        for slot, solid in caption.slots.items():
-            shapes[row, SLOTS.index(slot)] = SHAPES.index(solid.shape)
-            colors[row, SLOTS.index(slot)] = COLOR_NAMES.index(solid.color)
-    return shapes, colors
+def judge_colors(
+    renders: Renders, index: Int[Tensor, " N"], generator: torch.Generator
+) -> Int[Tensor, "N 2"]:
+    """Draw colours for the judge: pairs of the training split, singles in every colour.
+
+    The judge guides nothing. From the 28 singles of the training split it learns which colours a
+    cone has instead of reading them.
+    """
+    colors = draw_colors(renders, index, generator)
+    any_color = torch.randint(len(COLOR_NAMES), (len(index), 1), generator=generator)
+    single = renders.scenes.relation[index] == SINGLE
+    return torch.where(single[:, None], any_color, colors)
 
 
 def front_index(renders: Renders) -> Tensor:
@@ -51,29 +52,30 @@ def draw_views(
     if options.front:
         rows = front_index(renders)
         rows = rows[torch.randint(len(rows), (num,), generator=generator)]
-        batch = colored_batch(renders, rows[:, 0], generator)
+        colors = judge_colors(renders, rows[:, 0], generator)
+        batch = colored_batch(renders, rows[:, 0], generator, colors=colors)
         views = batch.images[torch.arange(num), rows[:, 1]][:, None]
     else:
         index = torch.randint(len(renders), (num,), generator=generator)
         plain = torch.rand(num, 3, generator=generator)
         grey = BACKGROUND + 0.08 * (torch.rand(num, 3, generator=generator) - 0.5)
         is_grey = torch.rand(num, 1, generator=generator) < GREY_SHARE
-        batch = colored_batch(
-            renders, index, generator, background=torch.where(is_grey, grey, plain)
-        )
+        background = torch.where(is_grey, grey, plain)
+        colors = judge_colors(renders, index, generator)
+        batch = colored_batch(renders, index, generator, colors=colors, background=background)
         views = batch.images
-    shapes, colors = slot_targets(batch)
+    shapes, colors = slot_targets([caption.slots for caption in batch.captions])
     empty = torch.rand(num, generator=generator) < EMPTY_SHARE
     views = torch.where(
         empty[:, None, None, None, None], views[..., :1, :1].expand_as(views), views
     )
-    shapes[empty], colors[empty] = EMPTY, -100
+    shapes[empty], colors[empty] = EMPTY, IGNORED
     return views, shapes, colors
 
 
 def main() -> None:
     """Train and publish."""
-    options = parser(__doc__, steps=2000, batch_size=48)
+    options = parser(__doc__, steps=2700, batch_size=48)
     options.add_argument("--front", action="store_true", help="train the single-view sibling")
     options = parse(options)
     if options.front:
@@ -93,13 +95,9 @@ def main() -> None:
         views, shapes, colors = draw_views(renders, options, generator, options.batch_size)
         views = soften(views.flatten(0, 1), generator).view(views.shape).to(options.device)
         with mixed_precision(options.device):
-            shape_logits, color_logits = network(views)
-        pairs = ((shape_logits, shapes), (color_logits, colors))
-        losses = [
-            F.cross_entropy(x.float().flatten(0, 1), y.flatten().to(options.device))
-            for x, y in pairs
-        ]
-        return {"shape": losses[0], "color": losses[1]}
+            logits = network(views)
+        shape, color = slot_loss(logits, (shapes, colors))
+        return {"shape": shape, "color": color}
 
     trainer.fit(losses_of)
     Judge(trainer.averages["judge"]).save(options.output / name)

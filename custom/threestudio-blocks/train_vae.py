@@ -77,9 +77,9 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def main() -> None:
     """Train, measure the latent scale and publish the weights in half precision."""
-    options = parse(parser(__doc__, steps=9000, batch_size=16))
+    options = parse(parser(__doc__, steps=10_000, batch_size=16))
     renders = load_or_render(options.cache, options.num_scenes, options.seed)
-    trainer = Trainer("vae", {"vae": build_vae()}, options, learning_rate=7e-4)
+    trainer = Trainer("vae", {"vae": build_vae()}, options, learning_rate=3e-4)
     vae = trainer.modules["vae"]
 
     def draw(generator: torch.Generator, num_images: int) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 training = importlib.import_module("threestudio-blocks.training")
-train_judge = importlib.import_module("threestudio-blocks.train_judge")
 train_prior = importlib.import_module("threestudio-blocks.train_prior")
 train_reward = importlib.import_module("threestudio-blocks.train_reward")
 train_vae = importlib.import_module("threestudio-blocks.train_vae")
@@ -20,6 +19,7 @@ groups = importlib.import_module("threestudio-blocks.groups")
 latents = importlib.import_module("threestudio-blocks.latents")
 previews = importlib.import_module("threestudio-blocks.previews")
 renders = importlib.import_module("threestudio-blocks.renders")
+slots = importlib.import_module("threestudio-blocks.slots")
 text = importlib.import_module("threestudio-blocks.text")
 captions = importlib.import_module("threestudio-blocks.captions")
 
@@ -82,11 +82,28 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
 
 
 def test_targets_name_the_slots_of_the_caption():
-    batch = argparse.Namespace(captions=[PAIR, captions.Caption(PAIR.first)])
-    shapes, colors = train_judge.slot_targets(batch)
-    empty = train_judge.EMPTY
-    assert shapes.tolist() == [[empty, empty, 1, 0, empty], [empty] * 4 + [1]]
-    assert colors.tolist() == [[-100, -100, 0, 5, -100], [-100] * 4 + [0]]
+    shapes, colors = slots.slot_targets([PAIR.slots, captions.Caption(PAIR.first).slots, None])
+    empty, ignored = slots.EMPTY, slots.IGNORED
+    assert shapes.tolist() == [
+        [empty, empty, 1, 0, empty],
+        [empty] * 4 + [1],
+        [ignored] * 5,
+    ]
+    assert colors.tolist() == [
+        [ignored, ignored, 0, 5, ignored],
+        [ignored] * 4 + [0],
+        [ignored] * 5,
+    ]
+
+
+def test_the_view_decides_where_a_caption_puts_its_solids():
+    left = PAIR.with_relation("on the left of")
+    cube, ball = PAIR.first, PAIR.second
+    assert slots.slots_in_view(f"{left}, front view") == {"left": cube, "right": ball}
+    assert slots.slots_in_view(f"{left}, back view") == {"right": cube, "left": ball}
+    assert slots.slots_in_view(f"{left}, side view") is None
+    for view in captions.VIEWS:
+        assert slots.slots_in_view(f"{PAIR}, {view} view") == {"top": cube, "bottom": ball}
 
 
 def test_blind_captions_say_every_relation_and_order_equally_often():
@@ -211,3 +228,18 @@ def test_preferences_count_what_the_reward_ranks_right():
     found = evaluate.preferences(twisted, images, pair_captions)
     # front and back: left-right lost both ways; four views: top-under won both ways
     assert found["text_inverse"] == found["picture_inverse"] == pytest.approx(100 * 8 / 12, abs=0.1)
+
+
+def test_the_reward_losses_reach_both_towers_and_both_heads(world):
+    tokenizer = text.build_tokenizer()
+    reward = train_reward.build_reward(tokenizer)
+    heads = nn.ModuleDict(
+        {name: slots.SlotHead(train_reward.PROJECTION) for name in ("image", "text")}
+    )
+    losses = train_reward.RewardLosses(reward, heads, tokenizer, "cpu")
+    sampler = groups.GroupSampler(world[1])
+    parts = losses(groups.draw_groups(sampler, None, 2, torch.Generator().manual_seed(0)))
+    assert set(parts) == {"contrast", "image", "text"}
+    sum(parts.values()).backward()
+    for tower in (reward.vision_model, reward.text_model, heads["image"], heads["text"]):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters())
