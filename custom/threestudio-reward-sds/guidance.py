@@ -32,7 +32,7 @@ from .search import PREVIEW_SPACINGS, Candidates, CandidateSearch
 from .settings import examine, find_role
 from .sheets import CandidateSheet
 from .strategies import AbstractStrategy, NoStrategy
-from .streams import Streams
+from .streams import Streams, run_seed
 
 
 def surrogate_loss(
@@ -161,7 +161,7 @@ class CandidateGuidance(BaseModule):
         self.strategy = self.plain if cfg.n_noises == 1 else self._build("reward_strategy")
         self.reward = self._build("reward_model") if self.strategy.needs_rewards else None
         self.window = reward_window(cfg.reward_duration, cfg.trainer_max_steps)
-        self.streams = Streams(torch.initial_seed(), get_rank())
+        self.streams = Streams(run_seed(get_rank()), get_rank())
         self._sheet: Optional[CandidateSheet] = None
         self.update_step(0, 0)
 
@@ -248,6 +248,12 @@ class CandidateGuidance(BaseModule):
     def _report(
         self, gradient: Tensor, candidates: Candidates, denoiser: Denoiser
     ) -> Dict[str, Any]:
+        """Return what every step logs.
+
+        `unet_calls` counts network images: views, candidates and the two halves of classifier-free
+        guidance each count. `grad_norm` is the norm of the combined gradient, as the baseline of
+        Stable Diffusion logs it; MVDream's logs it after the division by B, B times smaller.
+        """
         return {
             "grad_norm": gradient.norm(),
             "min_step": self.min_step,

@@ -23,7 +23,7 @@ UPSTREAM = {
 }
 """What upstream has of the names we use (threestudio 0.2.3)."""
 
-GUARDED = {"threestudio.utils.errors"}
+GUARDED = {"threestudio.utils.errors", "threestudio.utils.random"}
 """Imported in a `try` with a replacement."""
 
 

@@ -9,6 +9,7 @@ import threestudio
 from tests.helpers import reference
 from tests.helpers.doubles import Prompts, camera_batch, extension, guidance, render
 from tests.reward_sds.test_search import scene_network
+from threestudio.utils import random
 
 STRATEGIES = ["min-max", "best", "softmax", "mean", "random"]
 VIEWS, BATCH, COUNT = 2, 4, 5
@@ -195,16 +196,36 @@ def test_the_surrogate_has_the_gradient_it_is_given():
     assert torch.allclose(loss, 0.5 * (g**2).sum() / 3)
 
 
-def test_a_step_is_fixed_by_seed_and_step():
-    torch.manual_seed(7)
+@pytest.fixture
+def seed_run():
+    """A function that seeds the run as the launcher does; undone after the test."""
+    before = random.get_run_seed()
+    yield random.set_run_seed
+    random.set_run_seed(before)
+
+
+def test_ranks_share_the_seed_of_the_run_and_draw_their_own_noise(seed_run, monkeypatch):
+    seed_run(7)
+    first = guidance(noise_scale=0.1)
+    monkeypatch.setenv("RANK", "1")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7 + 1)
+        second = guidance(noise_scale=0.1)
+    assert (second.streams.seed, second.streams.rank) == (first.streams.seed, 1) == (7, 1)
+    assert not torch.equal(step(first)[1], step(second)[1])
+    draws = [torch.rand(3, generator=g.streams("noise", 5, shared=True)) for g in (first, second)]
+    assert torch.equal(*draws)
+
+
+def test_a_step_is_fixed_by_seed_and_step(seed_run):
+    seed_run(7)
     first = step(guidance(noise_scale=0.1), at=3)[1]
-    torch.manual_seed(7)
     again = guidance(noise_scale=0.1)
     step(again, at=2)  # what happened before does not matter
     torch.randn(10)
     assert torch.equal(step(again, at=3)[1], first)
     assert not torch.equal(step(again, at=4)[1], first)
-    torch.manual_seed(8)
+    seed_run(8)
     assert not torch.equal(step(guidance(noise_scale=0.1), at=3)[1], first)
 
 
