@@ -5,7 +5,7 @@ import torch
 
 import threestudio
 from tests.helpers import reference
-from tests.helpers.doubles import GaussianPrior, NaNPrior, WavyPrior, WavyTextScalePrior
+from tests.helpers.doubles import GaussianPrior, WavyPrior, WavyTextScalePrior
 from tests.reward_sds.test_search import bind, propose, scene_network
 
 FORMS = {"plain": {"recon_loss": False}, "recon": {"recon_loss": True}}
@@ -92,11 +92,21 @@ def test_masked_candidates_cost_nothing_and_are_zero(form):
     assert torch.equal(zero, ~mask.repeat_interleave(2, dim=1))
 
 
-def test_a_masked_candidate_does_not_spoil_the_others():
-    denoiser = bind(NaNPrior(), 1)
-    z, candidates = propose(denoiser, 1, [500])
-    gradients = make().gradient(z, candidates, denoiser, torch.zeros(3, 1, dtype=torch.bool))
-    assert torch.equal(gradients, torch.zeros_like(gradients))
+@pytest.mark.parametrize("form", FORMS)
+def test_a_masked_candidate_does_not_spoil_the_others(form):
+    """Of two previewed candidates the second is NaN: alone, or masked, the first is the same."""
+    prior = WavyPrior()
+    gradients = []
+    for spoil in (0.0, float("nan")):
+        denoiser = bind(prior, 1)
+        z, candidates = propose(denoiser, 1, [500], count=2)
+        candidates.noisy[1] += spoil
+        known = candidates.prediction(denoiser)  # as after a preview
+        assert torch.isnan(known.cond[1]).all() == (spoil != 0)
+        mask = torch.tensor([[True], [False]])
+        gradients.append(make(**FORMS[form]).gradient(z, candidates, denoiser, mask))
+    assert torch.equal(*gradients)
+    assert gradients[1][0].abs().sum() > 0 and not gradients[1][1].any()
 
 
 def test_rescale_is_off_at_zero():

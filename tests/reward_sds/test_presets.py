@@ -4,6 +4,7 @@ import pytest
 
 import threestudio
 from tests.helpers.doubles import extension
+from threestudio import registry
 
 presets = extension("presets")
 
@@ -37,7 +38,11 @@ def test_no_preset_is_registered_in_an_upstream_checkout(monkeypatch):
 
 
 def test_a_taken_name_stays_with_its_owner():
-    before = threestudio.find("stable-diffusion-guidance")
-    presets.register_presets()
-    after = threestudio.find("stable-diffusion-guidance")
-    assert after.__qualname__ == before.__qualname__
+    foreign = type("Foreign", (), {"__module__": "another-extension.guidance"})
+    state = registry.snapshot()
+    try:
+        threestudio.register("stable-diffusion-guidance")(foreign)
+        presets.register_presets()
+        assert threestudio.find("stable-diffusion-guidance") is foreign
+    finally:
+        registry.restore(state)
