@@ -6,8 +6,11 @@ else is a hub id, for which only the local cache is asked when the hub is offlin
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from .errors import UserError
 
 MIRRORS = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -66,9 +69,42 @@ def folder_faults(path: str, files: Sequence[str], key: str) -> List[str]:
 
 
 def read_json(path: str, filename: str) -> Optional[Dict[str, Any]]:
-    """Read a JSON file of a local folder or of a cached hub model; None if it is not there."""
+    """Read a JSON file of a local folder or of a cached hub model; None if it is not there.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     path = resolve(path)
     file = str(Path(path) / filename) if is_local(path) else hub_file(path, filename)
     if file is None or not Path(file).is_file():
         return None
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"'{file}' is damaged: {error}. Copy or download the model again."
+        ) from error
+
+
+@contextmanager
+def loading(path: str, kind: str, key: str) -> Iterator[None]:
+    """Turn whatever the loaders of other libraries raise into one error of the user's.
+
+    Args:
+        path: Local folder or hub id, the value of `key`.
+        kind: What a folder of the right kind is called, for the message.
+        key: The YAML key, for the message.
+
+    Raises:
+        UserError: Anything was raised in the block.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may fail in any way
+        raise UserError(
+            f"The model '{path}' cannot be loaded: {type(error).__name__}: {error} Give a local "
+            f"{kind} folder, or a hub id that this machine can reach, in `{key}`; if a file is "
+            "damaged, copy or download it again."
+        ) from error

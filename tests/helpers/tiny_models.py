@@ -9,6 +9,12 @@ TEXT_WIDTH = 16
 """Width of the text embeddings the tiny UNet reads."""
 
 
+def damage(file: Path) -> None:
+    """Cut a file in half, as a download that broke off."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
 def save_diffusion(folder: Path, camera: bool = True, prediction_type: str = "epsilon") -> str:
     """Save UNet, VAE and scheduler in the diffusers layout: 64 px images, 4x8x8 latents."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel

@@ -8,7 +8,7 @@ import torch
 
 import threestudio
 from tests.helpers.doubles import Prompts, camera_batch, extension, guidance, render
-from tests.helpers.tiny_models import TEXT_WIDTH, save_diffusion
+from tests.helpers.tiny_models import TEXT_WIDTH, damage, save_diffusion
 
 base = extension("priors.base")
 mvdream = extension("priors.mvdream")
@@ -266,6 +266,31 @@ def test_broken_weights_are_one_message(folder, tmp_path):
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ValueError, match="cannot be loaded: .*pretrained_model_name_or_path"):
         load("stable-diffusion-prior", str(copy))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_a_damaged_file_is_one_message(name, file, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy / file)
+    with pytest.raises(extension("errors").UserError, match="cannot be loaded: .*copy or download"):
+        load(name, str(copy))
+
+
+def test_a_damaged_config_is_one_message(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy / "unet" / "config.json")
+    with pytest.raises(extension("errors").UserError, match="cannot be loaded"):
+        load("stable-diffusion-prior", str(copy))
+    with pytest.raises(extension("errors").UserError, match="unet/config.json' is damaged"):
+        load("mvdream-prior", str(copy))
 
 
 def test_an_unknown_parametrisation_is_refused(folder, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..model_folders import resolve
+from ..model_folders import loading, resolve
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,10 @@ def load_latent_diffusion(path: str, device: Any, half: bool) -> LatentDiffusion
 
     path, device = resolve(path), torch.device(device)
     dtype = torch.float16 if half and device.type == "cuda" else torch.float32
-    try:
+    with loading(path, "diffusers", "system.guidance.pretrained_model_name_or_path"):
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
         scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The diffusion model '{path}' cannot be loaded: {error} Give a local diffusers folder "
-            "or a hub id that this machine can reach in "
-            "`system.guidance.pretrained_model_name_or_path`."
-        ) from error
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
             f"The model '{path}' predicts '{scheduler.config.prediction_type}'; supported are "
