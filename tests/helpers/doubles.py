@@ -60,7 +60,7 @@ class Prompts:
         if view_dependent:
             for d in self.directions:
                 index[d.condition(elevation, azimuth, distances)] = self.direction2idx[d.name]
-        cond = self.table[index]
+        cond = self.table.to(index.device)[index]
         return torch.cat([cond, -cond])
 
 

@@ -1,5 +1,6 @@
 """Rewards: CLIPScore on the real class, a user's own function, pooling and messages."""
 
+import shutil
 import textwrap
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 
 import threestudio
 from tests.helpers.doubles import BrightnessReward, FixedReward, extension
-from tests.helpers.tiny_models import save_clip
+from tests.helpers.tiny_models import damage, save_clip
 
 rewards = extension("rewards")
 clip = extension("rewards.clip")
+UserError = extension("errors").UserError
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,16 @@ def test_clip_score_is_differentiable_in_the_image(folder):
     x = images(1, size=48).requires_grad_(True)
     load(folder)(x, ["a red cube"]).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_clip_score_is_single_precision_whatever_the_caller_computes_in(folder):
+    expected = load(folder)(images(3), PROMPTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = load(folder)(images(3), PROMPTS)
+    assert scores.dtype == torch.float32 and torch.equal(scores, expected)
+    for dtype in (torch.float16, torch.float64):
+        scores = load(folder)(images(3).to(dtype), PROMPTS)
+        assert scores.dtype == torch.float32 and torch.allclose(scores, expected, atol=0.1)
 
 
 def test_each_prompt_is_encoded_once(folder):
@@ -103,6 +115,22 @@ def test_a_missing_reward_folder_is_explained():
         ValueError, match="reward_model.pretrained_model_name_or_path.*no such fold"
     ):
         load("load/no-reward")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_reward_is_one_message(file, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy / file)
+    text = "'.*copy' cannot be loaded: .*CLIPModel folder.*`system.guidance.reward_model.pretrained"
+    with pytest.raises(UserError, match=text):
+        load(str(copy))
+
+
+def test_a_damaged_preprocessing_is_one_message(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "preprocessor_config.json").write_text('{"size":')
+    with pytest.raises(UserError, match="preprocessor_config.json' is damaged.*again"):
+        load(str(copy))
 
 
 SCORER = textwrap.dedent(

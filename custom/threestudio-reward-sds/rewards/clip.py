@@ -1,7 +1,7 @@
 """CLIPScore as a reward: cosine of image and text features, times 100."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,11 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
-from ..model_folders import folder_faults, read_json, resolve
+from ..model_folders import folder_faults, loading, read_json, resolve
 from .base import AbstractRewardModel
+
+PATH_KEY = "system.guidance.reward_model.pretrained_model_name_or_path"
+"""Where the YAML names the model, for messages."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,7 +55,8 @@ class CLIPRewardModel(AbstractRewardModel):
     """CLIPScore: `100 cos(image features, text features)`, about 15 to 35 for CLIP ViT-L/14.
 
     Loads any transformers `CLIPModel` folder or hub id. The preprocessing is plain torch and
-    differentiable; text features are kept per prompt.
+    differentiable; text features are kept per prompt. The networks run in their own number type
+    with autocast off, scores are single precision.
     """
 
     @dataclass
@@ -66,11 +70,7 @@ class CLIPRewardModel(AbstractRewardModel):
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        return folder_faults(
-            cfg.pretrained_model_name_or_path,
-            ("config.json",),
-            "system.guidance.reward_model.pretrained_model_name_or_path",
-        )
+        return folder_faults(cfg.pretrained_model_name_or_path, ("config.json",), PATH_KEY)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
@@ -78,15 +78,9 @@ class CLIPRewardModel(AbstractRewardModel):
 
         path = resolve(self.cfg.pretrained_model_name_or_path)
         half = self.cfg.half_precision_weights and torch.device(self.device).type == "cuda"
-        try:
+        with loading(path, "CLIPModel", PATH_KEY):
             model = CLIPModel.from_pretrained(path, dtype=torch.float16 if half else torch.float32)
             self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"The reward model '{path}' cannot be loaded: {error} Give a local CLIPModel "
-                "folder or a hub id in "
-                "`system.guidance.reward_model.pretrained_model_name_or_path`."
-            ) from error
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.image_size, mean, std = preprocessing(path, model.config.vision_config.image_size)
         self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
@@ -96,13 +90,13 @@ class CLIPRewardModel(AbstractRewardModel):
     def __call__(
         self, images: Float[Tensor, "N 3 H W"], prompts: List[str]
     ) -> Float[Tensor, "..."]:
-        pixels = resize_and_crop(images, self.image_size)
+        pixels = resize_and_crop(images.float(), self.image_size)
         pixels = (pixels - self.mean.to(pixels)) / self.std.to(pixels)
-        features = self.model.get_image_features(pixel_values=pixels.to(self.model.dtype))
-        features = getattr(features, "pooler_output", features)  # a tensor before transformers 5
-        image_features = F.normalize(features.to(images.dtype), dim=-1)
-        text_features = self.text_features(prompts).to(image_features)
-        return 100.0 * (image_features * text_features).sum(dim=-1)
+        image_features = self._features(
+            self.model.get_image_features,
+            pixel_values=pixels.to(self.model.device, self.model.dtype),
+        )
+        return 100.0 * (image_features * self.text_features(prompts)).sum(dim=-1)
 
     @torch.no_grad()
     def text_features(self, prompts: List[str]) -> Float[Tensor, "N D"]:
@@ -118,10 +112,18 @@ class CLIPRewardModel(AbstractRewardModel):
                 max_length=self.max_tokens,
                 truncation=True,
                 return_tensors="pt",
-            ).to(self.device)
-            features = self.model.get_text_features(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).to(self.model.device)
+            features = self._features(
+                self.model.get_text_features,
+                input_ids=tokens["input_ids"],
+                attention_mask=tokens["attention_mask"],
             )
-            features = getattr(features, "pooler_output", features)
-            self._text_cache.update(zip(new, F.normalize(features, dim=-1), strict=True))
+            self._text_cache.update(zip(new, features, strict=True))
         return torch.stack([self._text_cache[prompt] for prompt in prompts])
+
+    def _features(self, encode: Callable[..., Any], **inputs: Tensor) -> Float[Tensor, "N D"]:
+        """Encode with autocast off; unit vectors in single precision."""
+        with torch.autocast(device_type=self.model.device.type, enabled=False):
+            features = encode(**inputs)
+            features = getattr(features, "pooler_output", features)  # a tensor in transformers 4
+            return F.normalize(features.float(), dim=-1)
