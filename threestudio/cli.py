@@ -23,7 +23,8 @@ Settings of the YAML are changed by overrides, `key=value`, for example
       --train "system.prompt_processor.prompt=a red cube on the left of a blue sphere" seed=1
 
 A run writes its configuration, metrics, pictures and checkpoints to
-<exp_root_dir>/<name>/<tag>@<time>/. Continue it, or look at it again, with
+<exp_root_dir>/<name>/<tag>@<time>/. Ctrl+C ends the training early and goes on to the
+turntable, twice quits. Continue a run, or look at it again, with
 
   python launch.py --config <run>/configs/parsed.yaml --train resume=<run>/ckpts/last.ckpt
   python launch.py --config <run>/configs/parsed.yaml --test resume=<run>/ckpts/last.ckpt

@@ -1,9 +1,6 @@
-"""One run in this process: configuration, components, trainer, and what a run folder holds."""
+"""One run in this process: configuration, components, training, and looking at the result."""
 
-import importlib.metadata
-import logging
 import os
-import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,39 +8,28 @@ from typing import Any, Optional
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from threestudio.extensions import load_extensions
+from threestudio.notes import write_notes
 from threestudio.registry import find
 from threestudio.systems.base import BaseSystem
-from threestudio.utils.callbacks import (
-    AtomicCheckpointIO,
-    CodeSnapshotCallback,
-    ConfigSnapshotCallback,
-    CustomProgressBar,
-    RollingCheckpoint,
+from threestudio.trainer import (
+    device_settings,
+    make_trainer,
+    make_training_trainer,
+    silence_lightning,
+    uses_several_gpus,
 )
-from threestudio.utils.checkpoints import read_checkpoint, to_plain
+from threestudio.utils.callbacks import StopOnInterrupt
+from threestudio.utils.checkpoints import read_checkpoint
 from threestudio.utils.config import ExperimentConfig, merge_configs, parse_structured
 from threestudio.utils.config_check import check_config
 from threestudio.utils.errors import CheckpointError, ConfigError
-from threestudio.utils.logging import get_rank, info
+from threestudio.utils.logging import get_rank, warn
 from threestudio.utils.misc import set_cpu_only
 from threestudio.utils.random import set_run_seed
 
 MODES = ("train", "validate", "test")
-
-PACKAGES = (
-    "torch",
-    "pytorch-lightning",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "omegaconf",
-    "safetensors",
-)
-"""What `versions.txt` tells about, beside the runtime itself."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,8 @@ class RunResult:
 
     system: BaseSystem
     trial_dir: str
+    interrupted: bool = False
+    """Whether Ctrl+C ended the training before its last step."""
 
 
 def run(
@@ -74,34 +62,62 @@ def run(
     if mode not in MODES:
         raise ConfigError(f"Unknown mode '{mode}'. Use {', '.join(MODES)}.")
     load_extensions()
-    num_gpus = torch.cuda.device_count()
-    merged = merge_configs(config_path, cli_args=list(overrides), n_gpus=max(num_gpus, 1))
+    num_gpus = max(torch.cuda.device_count(), 1)
+    merged = merge_configs(config_path, cli_args=list(overrides), n_gpus=num_gpus)
     check_config(merged)
+    if not uses_several_gpus(merged.get("trainer") or {}):
+        merged.n_gpus = 1
     checkpoint = read_checkpoint(merged.resume) if merged.get("resume") else None
+    if checkpoint is not None and mode == "train":
+        _compare_lengths(merged)
     cfg = parse_structured(ExperimentConfig, merged)
     try:
-        datamodule, system = _build(cfg, checkpoint)
         with warnings.catch_warnings():
-            _silence_lightning()
-            _execute(cfg, datamodule, system, checkpoint, mode, config_path, command)
+            silence_lightning()
+            trainer = (
+                make_training_trainer(cfg, config_path)
+                if mode == "train"
+                else make_trainer(cfg, logger=False, enable_checkpointing=False)
+            )
+            datamodule, system = _build(cfg, checkpoint)
+            command = command or f"run({config_path!r})"
+            _execute(cfg, trainer, datamodule, system, checkpoint, mode, command)
     except BaseException:
         _remove_if_empty(cfg.trial_dir)
         raise
-    return RunResult(system=system, trial_dir=cfg.trial_dir)
+    stops = [callback for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt)]
+    interrupted = any(callback.requested for callback in stops)
+    return RunResult(system=system, trial_dir=cfg.trial_dir, interrupted=interrupted)
+
+
+def _compare_lengths(cfg: Any) -> None:
+    """Say so when a run is continued to another length than its guidance plans for.
+
+    A run's `parsed.yaml` has the number that `${trainer.max_steps}` stood for.
+    """
+    steps = (cfg.get("trainer") or {}).get("max_steps")
+    guidance = (cfg.get("system") or {}).get("guidance") or {}
+    planned = guidance.get("trainer_max_steps")
+    if steps is not None and planned is not None and planned != steps:
+        warn(
+            f"`trainer.max_steps` is {steps}, but `system.guidance.trainer_max_steps` is {planned}:"
+            f" the guidance plans its reward for {planned} steps, which is how the checkpoint was "
+            "made. To plan for the new length give both: "
+            f"trainer.max_steps={steps} system.guidance.trainer_max_steps={steps}"
+        )
 
 
 def _build(cfg: Any, checkpoint: Optional[dict[str, Any]]) -> tuple[Any, BaseSystem]:
     """Seed the run and construct its two components."""
     set_run_seed(cfg.seed)
-    set_cpu_only(cfg.trainer.get("accelerator") == "cpu")
+    set_cpu_only(device_settings(cfg.trainer)["accelerator"] == "cpu")
     pl.seed_everything(cfg.seed + get_rank(), workers=True, verbose=False)
     datamodule = find(cfg.data_type)(cfg.data)
     system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
     if checkpoint is not None:
         _check_fit(system, checkpoint, cfg.resume)
-        accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
-        _start_data_at(datamodule, checkpoint["global_step"] * accumulated)
+        _start_data_at(datamodule, checkpoint["global_step"])
     return datamodule, system
 
 
@@ -120,7 +136,7 @@ def _check_fit(system: BaseSystem, checkpoint: dict[str, Any], path: str) -> Non
 
 
 def _start_data_at(datamodule: Any, batches: int) -> None:
-    """Let the training data begin after `batches` batches.
+    """Let the training data begin after `batches` batches: a dataset with `set_step` is told.
 
     Lightning fetches the first batch as soon as it has the loader, before any hook of the training
     runs; so the place is right behind `train_dataloader`.
@@ -138,116 +154,22 @@ def _start_data_at(datamodule: Any, batches: int) -> None:
 
 def _execute(
     cfg: Any,
+    trainer: pl.Trainer,
     datamodule: Any,
     system: BaseSystem,
     checkpoint: Optional[dict[str, Any]],
     mode: str,
-    config_path: str,
-    command: Optional[str],
+    command: str,
 ) -> None:
     if mode == "train":
-        _write_notes(cfg, config_path, command)
-        trainer = _trainer(
-            cfg, callbacks=_callbacks(cfg, config_path), logger=_loggers(cfg) + system.get_loggers()
-        )
+        trainer.loggers = [*trainer.loggers, *system.get_loggers()]
+        write_notes(cfg.trial_dir, command, resumed=checkpoint is not None)
         trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
         trainer.test(system, datamodule=datamodule, verbose=False)
         return
-    trainer = _trainer(cfg, logger=False, enable_checkpointing=False)
     if checkpoint is not None:
         system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
     getattr(trainer, mode)(system, datamodule=datamodule, ckpt_path=cfg.resume, verbose=False)
-
-
-def _trainer(cfg: Any, **kwargs: Any) -> pl.Trainer:
-    """Build the trainer: the YAML's settings over ours."""
-    on_gpu = torch.cuda.is_available()
-    settings: dict[str, Any] = {
-        "accelerator": "gpu" if on_gpu else "cpu",
-        "devices": -1 if on_gpu else 1,
-        "inference_mode": False,  # analytic normals need autograd in evaluation too
-        "enable_model_summary": False,
-        "plugins": [AtomicCheckpointIO()],
-    }
-    settings |= to_plain(cfg.trainer)
-    if settings["accelerator"] == "cpu" and str(settings.get("precision")) in ("16", "16-mixed"):
-        info("The CPU has no 16-bit training: `trainer.precision` is 32-true in this run.")
-        settings["precision"] = "32-true"
-    return pl.Trainer(**{**settings, **kwargs})
-
-
-def _callbacks(cfg: Any, config_path: str) -> list[pl.Callback]:
-    folder = os.path.join(cfg.trial_dir, "ckpts")
-    settings = to_plain(cfg.checkpoint)
-    rolling = settings.pop("rolling_every_n_steps", 250)
-    settings.pop("save_last", None)  # the rolling checkpoint is the last one
-    callbacks = [
-        ModelCheckpoint(dirpath=folder, **{"enable_version_counter": False, **settings}),
-        RollingCheckpoint(folder, rolling),
-        LearningRateMonitor(logging_interval="step"),
-        CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
-        ConfigSnapshotCallback(
-            config_path, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False
-        ),
-    ]
-    if cfg.trainer.get("enable_progress_bar", True):
-        callbacks.append(CustomProgressBar(refresh_rate=1))
-    return callbacks
-
-
-def _loggers(cfg: Any) -> list[Any]:
-    return [
-        TensorBoardLogger(cfg.trial_dir, name="tb_logs"),
-        CSVLogger(cfg.trial_dir, name="csv_logs"),
-    ]
-
-
-def _write_notes(cfg: Any, config_path: str, command: Optional[str]) -> None:
-    """Write the command and the versions of what computed the result."""
-    if get_rank() != 0:
-        return
-    lines = [f"threestudio {find_version()}", f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            lines.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            lines.append(f"{package} -")
-    lines += [
-        f"platform {platform.platform()}",
-        f"device {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}",
-        f"threads {torch.get_num_threads()}",
-    ]
-    notes = {"versions.txt": "\n".join(lines), "cmd.txt": command or f"run({config_path!r})"}
-    for name, text in notes.items():
-        with open(os.path.join(cfg.trial_dir, name), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-
-
-def find_version() -> str:
-    """Return the runtime's version."""
-    import threestudio
-
-    return threestudio.__version__
-
-
-def _silence_lightning() -> None:
-    """Hide advice that does not fit: the data is endless, made in this process, and unshuffled."""
-    if logging.getLogger("pytorch_lightning").getEffectiveLevel() > logging.DEBUG:
-        for chatter in ("utilities.rank_zero", "trainer"):
-            logging.getLogger(f"pytorch_lightning.{chatter}").setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The number of training batches.*is smaller than the logging interval.*",
-        ".*your dataloader is not resumable.*",
-        ".*ended before the epoch ended.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
-        ".*GPU available but not used.*",
-        ".*were in eval mode.*|.*in eval mode at the start of training.*",
-        ".*dirpath has changed from.*",
-        ".*callbacks used to create the checkpoint.*",
-    ):
-        warnings.filterwarnings("ignore", message=text)
 
 
 def _remove_if_empty(folder: str) -> None:

@@ -1,15 +1,22 @@
 """Checkpoint files: whole or old, plain, and clear when they cannot be read."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from threestudio.utils.checkpoints import read_checkpoint, write_checkpoint
+from threestudio.utils.checkpoints import (
+    read_checkpoint,
+    remove_partial_files,
+    write_checkpoint,
+)
 from threestudio.utils.errors import CheckpointError
 
+ROOT = Path(__file__).resolve().parents[2]
 STATE = {"state_dict": {"w": torch.ones(2)}, "epoch": 0, "global_step": 5}
 
 
@@ -63,3 +70,41 @@ def test_a_file_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CheckpointError, match="objects other than tensors"):
         read_checkpoint("evil.ckpt")
     assert not Path("hacked").exists()
+
+
+KILLED_WRITER = """
+import os, random, signal, sys, time
+import torch
+from threestudio.utils.checkpoints import read_checkpoint, write_checkpoint
+
+path, rounds = sys.argv[1], int(sys.argv[2])
+
+def write_forever():
+    step = 0
+    while True:
+        step += 1
+        weights = {"w": torch.full((200_000,), float(step))}
+        write_checkpoint({"state_dict": weights, "epoch": 0, "global_step": step}, path)
+
+write_checkpoint({"state_dict": {"w": torch.zeros(1)}, "epoch": 0, "global_step": 0}, path)
+for round in range(rounds):
+    child = os.fork()
+    if child == 0:
+        write_forever()
+    time.sleep(random.Random(round).uniform(0.0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found = read_checkpoint(path)
+    assert (found["state_dict"]["w"] == found["global_step"]).all()
+print("written", found["global_step"])
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path):
+    """Each round kills a process that does nothing but write, after 0 to 30 milliseconds."""
+    command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "last.ckpt"), "20"]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.startswith("written") and not out.stdout.endswith(" 0\n")
+    remove_partial_files(tmp_path)
+    assert os.listdir(tmp_path) == ["last.ckpt"]

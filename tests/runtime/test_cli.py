@@ -1,5 +1,6 @@
 """The command line: flags, exit codes, and which errors keep their traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,14 @@ from threestudio.utils.ops import get_activation
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Let the command line set variables of a copy."""
+    copy = dict(os.environ)
+    monkeypatch.setattr(cli.os, "environ", copy)
+    return copy
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     """Replace the run by a note of how it was called."""
@@ -26,10 +35,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     return seen
 
 
-def test_flags_and_overrides_may_be_mixed(calls: list):
+def test_flags_and_overrides_may_be_mixed(calls: list, environment: dict[str, str]):
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
     assert (
         cli.main(["a.b=1", "--config", "x.yaml", "--test", "prompt=a red cube", "--gpu", "1"]) == 0
     )
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     path, overrides, kwargs = calls[0]
     assert (path, overrides, kwargs["mode"]) == ("x.yaml", ["a.b=1", "prompt=a red cube"], "test")
     assert "'prompt=a red cube'" in kwargs["command"]

@@ -1,6 +1,7 @@
 """Whole runs of the toy experiment: the run folder, resuming, and failures in the middle."""
 
 import csv
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 from tests.runtime import toys
+from tests.runtime.comparing import assert_equal
 from threestudio import run as run_module
 from threestudio.run import run
+from threestudio.trainer import device_settings, make_trainer, uses_several_gpus
 from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.config import ExperimentConfig, parse_structured
 from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
 from threestudio.utils.misc import get_device, set_cpu_only
 
@@ -77,7 +81,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path):
         read_checkpoint(f"{result.trial_dir}/ckpts/last.ckpt")["optimizer_states"]
         for result in (whole, rest)
     ]
-    assert str(optimizers[0]) == str(optimizers[1])
+    assert_equal(optimizers[0], optimizers[1], "optimizer_states")
     assert [r["train/loss"] for r in rows(rest.trial_dir)] == [
         r["train/loss"] for r in rows(whole.trial_dir)
     ][4:]
@@ -202,13 +206,110 @@ def test_unknown_mode():
 
 
 def test_sixteen_bit_becomes_thirty_two_on_the_cpu(tmp_path: Path):
-    cfg = run_module.parse_structured(
-        run_module.ExperimentConfig,
+    cfg = parse_structured(
+        ExperimentConfig,
         {"tag": "a", "exp_root_dir": str(tmp_path), "trainer": {"precision": "16-mixed"}},
     )
     cfg.trainer.accelerator = "cpu"
     cfg.trainer.devices = 1
-    assert run_module._trainer(cfg, logger=False).precision == "32-true"
+    assert make_trainer(cfg, logger=False).precision == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "trainer", "expected", "several"),
+    [
+        (0, {}, ("cpu", 1), False),
+        (0, {"accelerator": "auto"}, ("cpu", 1), False),
+        (1, {}, ("gpu", -1), False),
+        (4, {}, ("gpu", -1), True),
+        (4, {"accelerator": "cpu"}, ("cpu", 1), False),
+        (4, {"accelerator": "cpu", "devices": 2}, ("cpu", 2), False),
+        (4, {"devices": 1}, ("gpu", 1), False),
+        (4, {"devices": [2]}, ("gpu", [2]), False),
+        (4, {"devices": [2, 3]}, ("gpu", [2, 3]), True),
+    ],
+)
+def test_devices_follow_from_the_accelerator(
+    monkeypatch: pytest.MonkeyPatch,
+    num_gpus: int,
+    trainer: dict[str, Any],
+    expected: tuple,
+    several: bool,
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert tuple(device_settings(trainer).values()) == expected
+    assert uses_several_gpus(trainer) is several
+
+
+def test_resuming_keeps_what_the_run_folder_has(tmp_path: Path):
+    config = toys.write(tmp_path)
+    first = Path(run(config, ["trainer.max_steps=2"], command="one").trial_dir)
+    raw = (first / "configs/raw.yaml").read_text()
+    (first / "ckpts/last.ckpt.123.tmp").write_bytes(b"half a checkpoint")
+    resume = f"resume={first}/ckpts/last.ckpt"
+    run(f"{first}/configs/parsed.yaml", [resume, "trainer.max_steps=4"], command="two")
+    assert (first / "configs/raw.yaml").read_text() == raw
+    assert (first / "cmd.txt").read_text() == "one\n\ntwo\n"
+    assert (first / "versions.txt").read_text().count("python ") == 2
+    assert "max_steps: 4" in (first / "configs/parsed.yaml").read_text()
+    assert not list(first.rglob("*.tmp"))
+    run(config, ["trainer.max_steps=2"], command="three")
+    assert (first / "cmd.txt").read_text() == "three\n", "a fresh run writes its own notes"
+
+
+def test_a_longer_continuation_names_both_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "warn", said.append)
+    guidance = {"trainer_max_steps": "${trainer.max_steps}"}
+    first = run(toys.write(tmp_path, guidance=guidance), ["trainer.max_steps=2"])
+    parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
+    run(parsed, [f"resume={resume}", "trainer.max_steps=4"])
+    assert len(said) == 1
+    assert "trainer.max_steps=4 system.guidance.trainer_max_steps=4" in said[0]
+    both = ["trainer.max_steps=6", "system.guidance.trainer_max_steps=6"]
+    run(parsed, [f"resume={resume}", *both])
+    assert len(said) == 1
+
+
+def test_the_first_interrupt_ends_the_training_with_a_checkpoint_and_its_test(tmp_path: Path):
+    former = signal.getsignal(signal.SIGINT)
+    result = run(toys.write(tmp_path, guidance={"interrupt_at": 3}), ["trainer.max_steps=50"])
+    assert result.interrupted
+    assert read_checkpoint(f"{result.trial_dir}/ckpts/last.ckpt")["global_step"] == 4
+    assert Path(result.trial_dir, "save/it4-test.mp4").is_file()
+    assert signal.getsignal(signal.SIGINT) is former
+    assert not run(toys.write(tmp_path), ["tag=whole"]).interrupted
+
+
+def test_the_second_interrupt_quits(tmp_path: Path):
+    guidance = {"interrupt_at": 3, "interrupts": 2}
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            run(toys.write(tmp_path, guidance=guidance))
+    finally:
+        signal.signal(signal.SIGINT, former)  # Lightning ignores the signal once it shuts down
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_an_unusable_output_folder_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match="'.*file/runs/toy/a_cube' cannot be made.*exp_root_dir"):
+        run(toys.write(tmp_path), [f"exp_root_dir={tmp_path}/file/runs"])
+    with pytest.raises(ConfigError, match="exp_root_dir"):
+        run(toys.write(tmp_path), [f"exp_root_dir={tmp_path}/file"])
+
+
+def test_what_lightning_refuses_is_a_message_before_models_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toys.ToyGuidance, "configure", lambda self: pytest.fail("was built"))
+    with pytest.raises(ConfigError, match="`trainer` block cannot be used: .*strategy"):
+        run(toys.write(tmp_path), ["trainer.strategy=none-such"])
+    assert not (tmp_path / "out/toy").exists()
 
 
 def test_progress_bar_shows_loss_and_reward(tmp_path: Path, capfd: pytest.CaptureFixture):

@@ -1,5 +1,6 @@
 """A complete toy experiment: parts with a few numbers each, a run takes milliseconds a step."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -152,6 +153,11 @@ class ToyGuidance(BaseModule):
         n_view: int = 2
         fail_at: int = -1
         """Step at which the guidance raises."""
+        interrupt_at: int = -1
+        """Step at which Ctrl+C is pressed."""
+        interrupts: int = 1
+        """How often it is pressed."""
+        trainer_max_steps: int = 0
 
     def configure(self) -> None:
         self.step = 0
@@ -162,6 +168,9 @@ class ToyGuidance(BaseModule):
     def forward(self, rgb: torch.Tensor, prompt_utils: str, **batch: Any) -> dict[str, Any]:
         if self.step == self.cfg.fail_at:
             raise ValueError(f"The reward of candidate 2 is NaN at step {self.step}.")
+        if self.step == self.cfg.interrupt_at:
+            for _ in range(self.cfg.interrupts):
+                signal.raise_signal(signal.SIGINT)
         target = torch.rand(3, generator=stream("noise", self.step)).to(rgb)
         return {"loss_sds": ((rgb - target) ** 2).mean(), "reward": -1.5, "unet_calls": 8}
 

@@ -1,8 +1,10 @@
-"""Lightning callbacks: checkpoints that survive a kill, snapshots, progress bar."""
+"""Lightning callbacks: checkpoints that survive a kill, Ctrl+C, snapshots, progress bar."""
 
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,7 +14,7 @@ from pytorch_lightning.callbacks.progress import TQDMProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from .checkpoints import read_checkpoint, write_checkpoint
+from .checkpoints import read_checkpoint, remove_partial_files, write_checkpoint
 from .config import dump_config
 from .errors import NonFiniteError
 from .logging import debug, info, warn
@@ -37,8 +39,44 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path, map_location="cpu" if map_location is None else map_location)
 
 
+class StopOnInterrupt(Callback):
+    """Ends the training after the running step at the first Ctrl+C; a second one quits.
+
+    What follows the training (its test) is done either way. Signals reach the main thread only:
+    elsewhere Lightning's own handling stays.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGINT, self._request)
+
+    def _request(self, signum: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        warn("Interrupted: the training ends after this step. Press Ctrl+C again to quit at once.")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.should_stop or self.requested
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)
+            self._former = None
+
+
 class RollingCheckpoint(Callback):
-    """Keeps `last.ckpt` up to date, and saves the state when a run fails.
+    """Keeps `last.ckpt` up to date, and saves the state when a run fails or is stopped.
 
     Args:
         folder: Folder of the checkpoints.
@@ -54,13 +92,15 @@ class RollingCheckpoint(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = True
         self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            remove_partial_files(self.path.parent)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and step != self._saved_step:
+        ends = step == trainer.max_steps or trainer.should_stop
+        if (ends or step % self.every_n_steps == 0) and step != self._saved_step:
             trainer.save_checkpoint(self.path)
             self._saved_step = step
 
@@ -157,7 +197,10 @@ class CodeSnapshotCallback(VersionedCallback):
 
 
 class ConfigSnapshotCallback(VersionedCallback):
-    """Writes the resolved configuration (`parsed.yaml`) and a copy of the YAML (`raw.yaml`)."""
+    """Writes the resolved configuration (`parsed.yaml`) and a copy of the YAML (`raw.yaml`).
+
+    A resumed run keeps the `raw.yaml` that is there: it is what the user wrote.
+    """
 
     def __init__(
         self,
@@ -176,7 +219,9 @@ class ConfigSnapshotCallback(VersionedCallback):
         """Write both files."""
         os.makedirs(self.savedir, exist_ok=True)
         raw = os.path.join(self.savedir, "raw.yaml")
-        if not (os.path.exists(raw) and os.path.samefile(self.config_path, raw)):
+        exists = os.path.exists(raw)
+        keep = exists and (self.config.resume or os.path.samefile(self.config_path, raw))
+        if not keep:
             shutil.copyfile(self.config_path, raw)
         dump_config(os.path.join(self.savedir, "parsed.yaml"), self.config)
 
@@ -196,5 +241,5 @@ class CustomProgressBar(TQDMProgressBar):
         """Count up to `max_steps`: the camera data never ends."""
         super().on_train_epoch_start(trainer, *args)
         if self.train_progress_bar.total is None and trainer.max_steps > 0:
-            self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
+            self.train_progress_bar.total = trainer.max_steps
         self.train_progress_bar.set_description("Training")

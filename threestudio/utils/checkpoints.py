@@ -40,6 +40,12 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Union[str, Path]) -> None
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Union[str, Path]) -> None:
+    """Remove what writers that were killed left in a folder of checkpoints."""
+    for path in Path(folder).glob("*.ckpt.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def read_checkpoint(path: Union[str, Path], map_location: Any = "cpu") -> dict[str, Any]:
     """Read a training checkpoint that holds tensors and plain containers only.
 
