@@ -20,8 +20,6 @@ from threestudio.utils.errors import UserError
 from threestudio.utils.logging import warn
 from threestudio.utils.misc import get_device
 
-BATCH = 8
-
 
 def load_text_encoder(path: str, revision: Optional[str] = None) -> tuple[Any, Any]:
     """Load tokenizer and text encoder from a folder or the hub.
@@ -42,7 +40,11 @@ def load_text_encoder(path: str, revision: Optional[str] = None) -> tuple[Any, A
 
 @torch.no_grad()
 def encode_prompts(tokenizer: Any, encoder: Any, prompts: list[str]) -> Float[Tensor, "N S D"]:
-    """Return the last hidden states of prompts, cut to the encoder's length with a warning."""
+    """Return the last hidden states of prompts, cut to the encoder's length with a warning.
+
+    One prompt per call: the last bits of a batched result depend on the other prompts, and a stored
+    embedding must not depend on what else was missing when it was computed.
+    """
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     for prompt in prompts:
         count = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
@@ -55,8 +57,8 @@ def encode_prompts(tokenizer: Any, encoder: Any, prompts: list[str]) -> Float[Te
     tokens = tokenizer(
         prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
-    chunks = tokens.input_ids.to(encoder.device).split(BATCH)
-    return torch.cat([encoder(chunk)[0] for chunk in chunks]).float()
+    rows = tokens.input_ids.to(encoder.device).split(1)
+    return torch.cat([encoder(row)[0] for row in rows]).float()
 
 
 @register("stable-diffusion-prompt-processor")
