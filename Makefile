@@ -35,7 +35,7 @@ install-test: $(VENV)/.installed-test ## the virtual environment for developing
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is older or missing: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "== installing into $(VENV), once, about a minute and a half =="
 	@$(PIP) -r requirements.txt
 	@touch $@
@@ -45,4 +45,4 @@ $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
 	@touch $@
 
 clean: ## remove the virtual environment and caches; results under outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .threestudio_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .threestudio_cache
