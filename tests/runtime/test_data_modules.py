@@ -156,12 +156,12 @@ def test_evaluation_cameras_turn_around_the_front():
     torch.testing.assert_close(batch["light_positions"], batch["camera_positions"])
 
 
-def test_the_data_module_starts_at_the_step_it_is_given():
+def test_the_data_module_serves_the_batches_of_its_dataset():
     cfg = {**SMALL, "batch_size": 4, "n_view": 4}
     whole, resumed = RandomMultiviewCameraDataModule(cfg), RandomMultiviewCameraDataModule(cfg)
     whole.setup("fit")
-    resumed.set_step(1)
     resumed.setup("fit")
+    resumed.train_dataset.set_step(1)
     batches = iter(whole.train_dataloader())
     next(batches)
     assert torch.equal(next(batches)["c2w"], next(iter(resumed.train_dataloader()))["c2w"])

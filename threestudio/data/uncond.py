@@ -230,19 +230,11 @@ class RandomCameraDataModule(pl.LightningDataModule):
     def __init__(self, cfg: Optional[Any] = None) -> None:
         super().__init__()
         self.cfg = parse_structured(self.Config, cfg)
-        self.start_step = 0
-
-    def set_step(self, step: int) -> None:
-        """Start training at batch `step`; call before the first batch is drawn (resumed runs)."""
-        self.start_step = step
-        if hasattr(self, "train_dataset"):
-            self.train_dataset.set_step(step)
 
     def setup(self, stage: Optional[str] = None) -> None:
         """Build the datasets of a stage: "fit", "validate", "test", "predict" or None for all."""
         if stage in (None, "fit"):
             self.train_dataset = self.train_dataset_class(self.cfg)
-            self.train_dataset.set_step(self.start_step)
         if stage in (None, "fit", "validate"):
             self.val_dataset = RandomCameraDataset(self.cfg, "val")
         if stage in (None, "test", "predict"):
