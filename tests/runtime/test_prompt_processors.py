@@ -69,12 +69,12 @@ def test_azimuths_wrap_to_half_a_turn():
 
 def test_prompts_name_the_view_of_the_camera(encoder_folder):
     prompts = build(encoder_folder)()
-    found = prompts.prompts_for(
-        *cameras([0.0, 44.0, 46.0, 136.0, 359.0, 180.0, 0.0], [0.0] * 6 + [61.0])[:2]
+    index = prompts.direction_index(
+        *cameras([0.0, 44.0, 46.0, 136.0, 359.0, 180.0, 0.0], [0.0] * 6 + [61.0])
     )
+    found = [prompts.prompts_vd[i] for i in index.tolist()]
     views = ["front", "front", "side", "back", "front", "back", "overhead"]
     assert found == [f"a cat, {view} view" for view in views]
-    assert prompts.prompts_for(*cameras([0.0, 90.0])[:2], view_dependent=False) == ["a cat"] * 2
 
 
 def test_prefix_form_and_replaced_views(encoder_folder):
@@ -102,6 +102,26 @@ def test_embeddings_are_the_encoders_last_hidden_states_prompts_first(encoder_fo
     plain = prompts.get_text_embeddings(*cameras([90.0, 180.0]), view_dependent_prompting=False)
     assert plain.shape == (4, TOKENS, WIDTH)
     assert torch.equal(plain[0], plain[1]) and torch.equal(plain[2:], found[2:])
+
+
+def test_an_embedding_does_not_depend_on_what_else_is_computed(encoder_folder):
+    tokenizer, encoder = stable_diffusion.load_text_encoder(encoder_folder)
+    prompts = [f"{animal}, {view} view" for animal in ("a cat", "two dogs") for view in "abcde"]
+    together = stable_diffusion.encode_prompts(tokenizer, encoder, prompts)
+    for prompt, embedding in zip(prompts, together, strict=True):
+        alone = stable_diffusion.encode_prompts(tokenizer, encoder, [prompt])
+        assert torch.equal(alone[0], embedding)
+
+
+def test_an_encoder_sees_one_prompt_a_call(encoder_folder):
+    tokenizer, encoder = stable_diffusion.load_text_encoder(encoder_folder)
+    sizes = []
+    encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len((*args, *kwargs.values())[0])),
+        with_kwargs=True,
+    )
+    stable_diffusion.encode_prompts(tokenizer, encoder, ["a cat", "a dog", "a cube"])
+    assert sizes == [1, 1, 1]
 
 
 def test_the_second_run_does_not_load_the_encoder(encoder_folder, monkeypatch):

@@ -44,18 +44,6 @@ class PromptProcessorOutput:
         """Return the view direction of each camera; angles in degrees."""
         return direction_indices(self.directions, elevation, azimuth, camera_distances)
 
-    def prompts_for(
-        self,
-        elevation: Float[Tensor, " B"],
-        azimuth: Float[Tensor, " B"],
-        view_dependent: bool = True,
-    ) -> list[str]:
-        """Return the prompt of each camera as text."""
-        if not view_dependent:
-            return [self.prompt] * len(azimuth)
-        index = self.direction_index(elevation, azimuth, torch.zeros_like(azimuth))
-        return [self.prompts_vd[i] for i in index.tolist()]
-
     def get_text_embeddings(
         self,
         elevation: Float[Tensor, " B"],
