@@ -45,7 +45,7 @@ class BaseGeometry(BaseModule):
         """Convert another geometry; a geometry that supports it overrides this."""
         raise TypeError(
             f"Cannot convert a {type(other).__name__}: this geometry cannot be created from "
-            "another one. Remove `system.geometry_convert_from`."
+            "another one."
         )
 
     def export(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -189,7 +189,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         if not isinstance(other, ImplicitVolume):
             raise TypeError(
                 f"Cannot create an implicit-volume from a {type(other).__name__}; only from "
-                "another implicit-volume. Change `system.geometry_convert_from`."
+                "another implicit-volume."
             )
         made = ImplicitVolume(cfg, **kwargs)
         made.encoding.load_state_dict(other.encoding.state_dict())
