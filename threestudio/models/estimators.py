@@ -83,7 +83,8 @@ class OccupancyGrid(nn.Module):
         low, high = self.aabbs.reshape(2, 3)
         cells, corners = self.binaries[0], []
         for axes in ((1, 2), (0, 2), (0, 1)):
-            line = cells.any(dim=axes[1]).any(dim=axes[0]).to(torch.uint8)
-            first, last = line.argmax(), self.size - line.flip(0).argmax()
+            line = cells.any(dim=axes[1]).any(dim=axes[0])
+            first = line.to(torch.uint8).argmax()
+            last = self.size - line.to(torch.uint8).flip(0).argmax()
             corners.append(torch.stack([first, torch.where(line.any(), last, first)]))
         return low + torch.stack(corners, dim=-1) / self.size * (high - low)
