@@ -8,6 +8,7 @@ import torch
 
 from tests.runtime import toys
 from threestudio.registry import find
+from threestudio.systems import text_to_3d
 from threestudio.systems.losses import regularizer
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
 from threestudio.utils.errors import ConfigError, NonFiniteError
@@ -93,6 +94,16 @@ def test_regularisers_of_weight_zero_are_not_computed_and_missing_ones_are_off()
     build(loss={"lambda_sds": 1.0}).training_step(BATCH, 0)
     with pytest.raises(ConfigError, match="lambda_orient` needs normal, t_dirs, weights"):
         build(loss={"lambda_sds": 1.0, "lambda_orient": 1.0}).training_step(BATCH, 0)
+
+
+def test_a_weight_that_nothing_reads_is_named_once(monkeypatch: pytest.MonkeyPatch):
+    said = []
+    monkeypatch.setattr(text_to_3d, "warn", said.append)
+    zero = {"lambda_vsd": 0.0, "lambda_orient": 0.0}
+    system = build(loss={"lambda_sds": 1.0, "lambda_normal_consistency": 10.0, **zero})
+    for batch_idx in range(3):
+        system.training_step(BATCH, batch_idx)
+    assert len(said) == 1 and "a loss for lambda_normal_consistency, so" in said[0]
 
 
 def test_a_guidance_loss_without_weight_is_explained():

@@ -3,7 +3,6 @@
 from typing import Any, Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,19 +42,12 @@ def eikonal_loss(out: Outputs) -> Float[Tensor, ""]:
     return ((torch.linalg.norm(out["sdf_grad"], ord=2, dim=-1) - 1.0) ** 2).mean()
 
 
-def normal_consistency_loss(out: Outputs) -> Float[Tensor, ""]:
-    """Penalise angles between the normals at both ends of a mesh's edges."""
-    normals = out["mesh"].v_nrm[out["mesh"].edges]
-    return (1.0 - F.cosine_similarity(normals[:, 0], normals[:, 1], dim=-1)).mean()
-
-
 REGULARIZERS: dict[str, tuple[Callable[[Outputs], Tensor], tuple[str, ...], str]] = {
     "orient": (orient_loss, ("normal", "t_dirs", "weights", "opacity"), "geometry.normal_type"),
     "sparsity": (sparsity_loss, ("opacity",), ""),
     "opaque": (opaque_loss, ("opacity",), ""),
     "z_variance": (z_variance_loss, ("z_variance", "opacity"), ""),
     "eikonal": (eikonal_loss, ("sdf_grad",), "geometry_type with a signed distance"),
-    "normal_consistency": (normal_consistency_loss, ("mesh",), "renderer_type of a mesh"),
 }
 """Name in `lambda_<name>`: function, what it needs from the renderer, and the key that provides
 it."""

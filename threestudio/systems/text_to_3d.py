@@ -10,7 +10,9 @@ from torch import Tensor
 from threestudio.registry import find
 from threestudio.systems.base import BaseLift3DSystem, BaseSystem
 from threestudio.systems.losses import REGULARIZERS, regularizer
+from threestudio.utils.config import C_max
 from threestudio.utils.errors import ConfigError, NonFiniteError
+from threestudio.utils.logging import warn
 from threestudio.utils.overrides import did_you_mean
 from threestudio.utils.typing import Number
 
@@ -60,6 +62,8 @@ class TextTo3DSystem(BaseLift3DSystem):
         self._check_finite("The render", out["comp_rgb"])
         guidance_out = self.call_guidance(out, batch)
         loss = self.guidance_loss(guidance_out) + self.regularization(out)
+        if batch_idx == 0:
+            self._report_unread_weights(guidance_out)
         for name, value in self.cfg.loss.items():
             self.log(f"train_params/{name}", float(self.C(value)))
         self._check_finite("The loss", loss)
@@ -91,6 +95,19 @@ class TextTo3DSystem(BaseLift3DSystem):
                 f"`system.loss.{key}=1.0` (or 0 to switch it off)."
             )
         return self.C(self.cfg.loss[key])
+
+    def _report_unread_weights(self, guidance_out: dict[str, Any]) -> None:
+        """Warn of weights above 0 that neither the guidance nor a regulariser of this system has
+        a loss for; upstream's YAMLs list some.
+        """
+        read = {n.replace("loss_", "lambda_", 1) for n in guidance_out if n.startswith("loss_")}
+        read |= {f"lambda_{name}" for name in self.regularizers}
+        unread = [n for n, value in self.cfg.loss.items() if n not in read and C_max(value) > 0]
+        if unread:
+            warn(
+                f"system.loss: nothing here has a loss for {', '.join(unread)}, so the weight is "
+                "not used. Set it to 0 to silence this."
+            )
 
     def regularization(self, out: dict[str, Any]) -> Any:
         """Sum the regularisers whose weight is above 0 at this step."""
