@@ -93,6 +93,13 @@ def test_wrong_blocks_are_named(values, message):
         parse_structured(Block, values)
 
 
+@pytest.mark.parametrize("block", ["data", "system", "trainer", "checkpoint"])
+def test_a_block_that_became_a_value_is_named(block):
+    text = "trainer: {max_steps: 3}\ncheckpoint: {every_n_train_steps: '${trainer.max_steps}'}"
+    with pytest.raises(ConfigError, match=f"^{block} is 'x', but needs a mapping of keys"):
+        merge_configs(text, cli_args=[f"{block}=x"], from_string=True)
+
+
 def test_precedence_files_then_overrides_then_keywords():
     cfg = merge_configs(
         "seed: 1\ndata: {a: 1, b: 1, c: 1}",

@@ -1,5 +1,7 @@
 """All faults at once, each with its path and the fix, before anything is built."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ def faults(**changes: Any) -> list[str]:
     """Return the faults of the toy config with dotted changes (`system__geometry__size=9`)."""
     config = toys.config(Path("out"))
     config["tag"] = "a_cube"
+    config["checkpoint"]["every_n_train_steps"] = 6
     for path, value in changes.items():
         *parents, key = path.split("__")
         block = config
@@ -68,6 +71,15 @@ def test_a_right_config_has_none():
         ({"trainer__max_steps": "ten"}, "trainer.max_steps is 'ten'"),
         ({"checkpoint__save_lost": 1}, "checkpoint.save_lost is not a known key"),
         ({"checkpoint__rolling_every_n_steps": 0}, "rolling_every_n_steps is 0"),
+        ({"trainer": "x"}, "trainer is 'x', but needs a mapping"),
+        ({"checkpoint": "x"}, "checkpoint is 'x', but needs a mapping"),
+        ({"trainer__precision": "fp16"}, "trainer.precision is 'fp16'; it is one of 32-true"),
+        ({"trainer__accumulate_grad_batches": 2}, "accumulate_grad_batches is 2.*not supported"),
+        ({"checkpoint__save_top_k": -2}, "checkpoint: .*save_top_k"),
+        ({"checkpoint__every_n_train_steps": "x"}, "every_n_train_steps is 'x'"),
+        ({"seed": -1}, "seed is -1, but needs a whole number from 0 to"),
+        ({"seed": [1, 2]}, r"seed is \[1, 2\], but needs a whole number\."),
+        ({"system__loggers": {"wandb": {"enable": True}}}, "wandb is not installed"),
         ({"tag": ""}, "`tag` is empty and `use_timestamp` is false"),
     ],
 )
@@ -78,12 +90,88 @@ def test_each_fault_alone(change: dict[str, Any], message: str):
         raise AssertionError(found[0])
 
 
+@pytest.fixture
+def registry():
+    """Undo the registrations of a test."""
+    state = snapshot()
+    yield
+    restore(state)
+
+
+def multi_view(data: dict[str, Any], guidance: dict[str, Any]) -> list[str]:
+    """Return the faults of a multi-view data block and the block of a guidance with a prior."""
+
+    @register("toy-multi-view-prior")
+    class Prior:
+        @dataclass
+        class Config:
+            n_view: int = 4
+
+    @register("toy-single-view-prior")
+    class SingleViewPrior:
+        @dataclass
+        class Config:
+            chunk_size: int = 4
+
+    @register("toy-prior-guidance")
+    class Guidance(toys.ToyEmpty):
+        @dataclass
+        class Config:
+            prior_type: str = "toy-single-view-prior"
+
+        @classmethod
+        def config_faults(cls, cfg: dict[str, Any]) -> list[str]:
+            return []
+
+    return faults(
+        data_type="mvdream-random-multiview-camera-datamodule",
+        data={"batch_size": 4, **data},
+        system__guidance_type="toy-prior-guidance",
+        system__guidance=guidance,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "guidance", "message"),
+    [
+        ({"n_view": 4}, {"prior_type": "toy-multi-view-prior"}, None),
+        ({"n_view": 2}, {}, None),
+        ({"n_view": 2}, {"prior_type": "toy-multi-view-prior", "n_view": 2}, None),
+        ({"n_view": 2}, {"prior_type": "toy-multi-view-prior"}, "n_view is 2.*n_view is 4"),
+        ({}, {"prior_type": "toy-multi-view-prior"}, "n_view is 1.*n_view is 4"),
+        (
+            {"n_view": 4},
+            {"prior_type": "toy-multi-view-prior", "prior": {"n_view": 2}},
+            "n_view is 4.*n_view is 2",
+        ),
+    ],
+)
+def test_views_of_data_and_prior_are_compared(registry, data, guidance, message):
+    found = multi_view(data, guidance)
+    assert len(found) == (0 if message is None else 1), found
+    if message is not None:
+        assert re.search(message, found[0]), found
+
+
+def test_lists_are_no_numbers_for_the_runtimes_own_settings():
+    found = faults(
+        data_type="random-camera-datamodule",
+        data={"n_test_views": [4]},
+        system__geometry_type="volume-grid",
+        system__geometry={"radius": [1, 2]},
+    )
+    assert found == [
+        "data.n_test_views is [4], but needs a whole number.",
+        "system.geometry.radius is [1, 2], but needs a number.",
+    ]
+
+
 def test_all_faults_are_in_one_error():
     config = toys.config(Path("out"), geometry={"raduis": 1, "size": "x"}, renderer_type="none")
     config["trainer"]["max_step"] = 3
     config["tag"] = "a_cube"
     with pytest.raises(ConfigError) as caught:
-        check_config(config)
+        check_config(OmegaConf.create(config))
     text = str(caught.value)
     assert "4 faults" in text
     for part in ("raduis", "system.geometry.size", "'none'", "max_step"):

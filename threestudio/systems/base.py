@@ -1,6 +1,7 @@
 """Base systems on Lightning: configuration, step updates, optimizers, and the parts of a 3D
 scene."""
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import Any, List, Optional
@@ -62,6 +63,12 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     def check(cfg: Any) -> list[str]:
         """List faults of a parsed config that types do not show."""
         faults = optimizer_faults(cfg.optimizer)
+        wandb = cfg.loggers.get("wandb") or {}
+        if wandb.get("enable") and importlib.util.find_spec("wandb") is None:
+            faults.append(
+                "system.loggers.wandb.enable is true, but wandb is not installed. Set it to false "
+                "or run `pip install wandb`."
+            )
         for name, value in cfg.loss.items():
             fault = schedule_fault(value)
             if fault is not None:

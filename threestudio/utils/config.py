@@ -114,9 +114,20 @@ class ExperimentConfig:
             try:
                 os.makedirs(self.trial_dir, exist_ok=not unique)
                 return
-            except FileExistsError:
+            except FileExistsError as error:
+                if not (unique and os.path.isdir(self.trial_dir)):
+                    raise ConfigError(_cannot_make(self.trial_dir, error)) from error
                 counter += 1
                 self.timestamp = f"{stem}-{counter}"
+            except OSError as error:
+                raise ConfigError(_cannot_make(self.trial_dir, error)) from error
+
+
+def _cannot_make(folder: str, error: OSError) -> str:
+    return (
+        f"The run folder '{folder}' cannot be made: {error.strerror}. Set `exp_root_dir` to a "
+        "folder that you can write to."
+    )
 
 
 def merge_configs(
@@ -133,6 +144,7 @@ def merge_configs(
     for override in cli_args or []:
         apply_override(config, override)
     config = OmegaConf.merge(config, kwargs)
+    _check_blocks(config)
     missing = _missing(OmegaConf.to_container(config, resolve=False))
     if missing:
         raise ConfigError(
@@ -145,6 +157,17 @@ def merge_configs(
         key = f"`{error.full_key}`" if getattr(error, "full_key", None) else "A value"
         raise ConfigError(f"{key} cannot be resolved: {_first_line(error)}") from error
     return config
+
+
+def _check_blocks(config: DictConfig) -> None:
+    """Say that a block was replaced by a value, before interpolations into it fail."""
+    for name in ("data", "system", "trainer", "checkpoint"):
+        value = None if OmegaConf.is_interpolation(config, name) else config.get(name)
+        if value is not None and not isinstance(value, DictConfig):
+            raise ConfigError(
+                f"{name} is {value!r}, but needs a mapping of keys to values. Set keys of it, e.g. "
+                f"`{name}.<key>=<value>`."
+            )
 
 
 def _missing(values: Any, path: str = "") -> list[str]:
@@ -191,9 +214,11 @@ def config_to_primitive(config: Any, resolve: bool = True) -> Any:
 
 
 def dump_config(path: str, config: Any) -> None:
-    """Write a config as YAML."""
-    with open(path, "w", encoding="utf-8") as file:
+    """Write a config as YAML, in one piece: a kill leaves the older file or the whole new one."""
+    partial = f"{path}.{os.getpid()}.tmp"
+    with open(partial, "w", encoding="utf-8") as file:
         OmegaConf.save(config=config, f=file)
+    os.replace(partial, path)
 
 
 def parse_structured(fields: type, cfg: Optional[Any] = None) -> Any:

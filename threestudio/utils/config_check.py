@@ -9,7 +9,6 @@ under that type. A component may say more about its block:
   the fields of one `Config` (a guidance that hands flat keys to its parts).
 """
 
-import inspect
 from typing import Any
 
 from threestudio.registry import UnknownModuleError, find
@@ -17,10 +16,10 @@ from threestudio.registry import UnknownModuleError, find
 from .config import ExperimentConfig, config_to_primitive, parse_structured
 from .errors import ConfigError
 from .fields import field_names, typed_values
-from .overrides import did_you_mean
+from .lightning_check import lightning_faults
 
-CHECKPOINT_KEYS = ("rolling_every_n_steps",)
-"""Our own keys in the `checkpoint` block."""
+MAX_SEED = 2**32
+"""Seeds are below this."""
 
 
 def check_config(cfg: Any) -> None:
@@ -45,7 +44,14 @@ def config_faults(cfg: dict[str, Any]) -> list[str]:
         faults.append("`tag` is empty and `use_timestamp` is false: set one, the run needs a name.")
     for part in ("data", "system"):
         faults += _component_faults(part, cfg.get(f"{part}_type") or "", cfg.get(part))
-    return list(dict.fromkeys(faults + _lightning_faults(cfg)))
+    faults += _seed_faults(cfg.get("seed", 0)) + view_faults(cfg) + lightning_faults(cfg)
+    return list(dict.fromkeys(faults))
+
+
+def _seed_faults(seed: Any) -> list[str]:
+    if isinstance(seed, int) and not 0 <= seed < MAX_SEED:
+        return [f"seed is {seed}, but needs a whole number from 0 to {MAX_SEED - 1}."]
+    return []
 
 
 def _component_faults(path: str, type_name: Any, block: Any) -> list[str]:
@@ -94,31 +100,38 @@ def _with_path(path: str, fault: str) -> str:
     return fault if path.split(".")[0] in fault.split(":")[0] else f"{path}: {fault}"
 
 
-def _lightning_faults(cfg: dict[str, Any]) -> list[str]:
-    """List keys that Lightning's `Trainer` and `ModelCheckpoint` do not know."""
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import ModelCheckpoint
+def view_faults(cfg: dict[str, Any]) -> list[str]:
+    """Compare the views per scene of the data with those that the guidance's prior expects."""
+    system = cfg.get("system") if isinstance(cfg.get("system"), dict) else {}
+    drawn = _setting(cfg.get("data_type"), cfg.get("data"), "n_view")
+    expected = _setting(system.get("guidance_type"), system.get("guidance"), "n_view")
+    if not isinstance(drawn, int) or not isinstance(expected, int) or drawn == expected:
+        return []
+    return [
+        f"data.n_view is {drawn}, but system.guidance.n_view is {expected}: the guidance would "
+        "take views of different scenes for views of one. Set both to the same number, e.g. "
+        "`system.guidance.n_view: ${data.n_view}`."
+    ]
 
-    faults = []
-    for block, cls, more in (
-        ("trainer", Trainer, ()),
-        ("checkpoint", ModelCheckpoint, CHECKPOINT_KEYS),
-    ):
-        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-        known += more
-        values = cfg.get(block) or {}
-        faults += [
-            f"{block}.{key} is not a known key.{did_you_mean(key, known)}"
-            for key in (values if isinstance(values, dict) else {})
-            if key not in known
-        ]
-    rolling = (cfg.get("checkpoint") or {}).get("rolling_every_n_steps", 1)
-    if not isinstance(rolling, int) or isinstance(rolling, bool) or rolling < 1:
-        faults.append(
-            f"checkpoint.rolling_every_n_steps is {rolling!r}, but needs a whole number "
-            "of at least 1."
-        )
-    steps = (cfg.get("trainer") or {}).get("max_steps", -1)
-    if not isinstance(steps, int) or isinstance(steps, bool):
-        faults.append(f"trainer.max_steps is {steps!r}, but needs a whole number.")
-    return faults
+
+def _setting(type_name: Any, block: Any, key: str) -> Any:
+    """Return the value that `key` has in a component, or in the prior that it chooses.
+
+    None if neither has such a key, or if the component is not known (a fault of its own).
+    """
+    try:
+        component = find(str(type_name))
+    except (UnknownModuleError, ConfigError):
+        return None
+    block = block if isinstance(block, dict) else {}
+    fields = getattr(component, "Config", None)
+    if fields is None:
+        return None
+    if key in field_names(fields):
+        return block.get(key, getattr(fields, key, None))
+    if "prior_type" not in field_names(fields):
+        return None
+    given = {**getattr(component, "preset", {}), **block}
+    prior = given.get("prior_type", getattr(fields, "prior_type", None))
+    nested = given.get("prior") if isinstance(given.get("prior"), dict) else {}
+    return _setting(prior, {**nested, **given}, key)

@@ -1,6 +1,7 @@
 """Values for the fields of a `Config` dataclass: which keys there are, and what type each needs."""
 
 import dataclasses
+import inspect
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import ListConfig, OmegaConf
@@ -33,7 +34,8 @@ def typed_values(
 ) -> tuple[dict[str, Any], list[str]]:
     """Convert plain values to the types that a config dataclass declares.
 
-    Lists pass where a number is declared: a schedule, or one value for each stage.
+    Lists pass where an extension declares a number, as in upstream: a schedule, or one value for
+    each stage. The runtime declares such settings `Any`, and a number is a number.
 
     Args:
         fields: The dataclass.
@@ -53,10 +55,11 @@ def typed_values(
             hint = did_you_mean(str(key), known) or f" Known are: {', '.join(known)}."
             faults.append(f"{prefix}{key} is not a known key.{hint}")
             continue
+        lists = takes_lists(fields, key)
         try:
-            typed[key] = _convert(scratch, key, value, declared[key])
+            typed[key] = _convert(scratch, key, value, declared[key], lists)
         except (OmegaConfBaseException, _Refused):
-            need = _describe(declared[key])
+            need = _describe(declared[key], lists)
             faults.append(f"{prefix}{key} is {value!r}, but needs {need}.")
     return typed, faults
 
@@ -65,12 +68,18 @@ class _Refused(Exception):
     """A value that OmegaConf would accept but the field cannot use."""
 
 
-def _convert(scratch: Any, key: str, value: Any, declared: Any) -> Any:
+def takes_lists(fields: type, key: str) -> bool:
+    """Tell whether the number `key` may be a list: if an extension's class declares it."""
+    owner = next(cls for cls in fields.__mro__ if key in inspect.get_annotations(cls))
+    return owner.__module__.split(".")[0] != __name__.split(".")[0]
+
+
+def _convert(scratch: Any, key: str, value: Any, declared: Any, lists: bool) -> Any:
     if declared is Any:
         return list(value) if isinstance(value, tuple) else value
     members = get_args(declared)
     if isinstance(value, (list, tuple)) and _takes_number(declared):
-        if not all(_is_number(item) for item in value):
+        if not lists or not all(_is_number(item) for item in value):
             raise _Refused
         return ListConfig(list(value))
     if get_origin(declared) is tuple:
@@ -108,8 +117,8 @@ def _takes_number(declared: Any) -> bool:
     return float in members or int in members
 
 
-def _describe(declared: Any) -> str:
-    if _takes_number(declared):
+def _describe(declared: Any, lists: bool) -> str:
+    if lists and _takes_number(declared):
         return _name(declared) + " or a list of numbers"
     if get_origin(declared) is tuple and Ellipsis not in get_args(declared):
         return f"a list of {len(get_args(declared))} values"
