@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import run as run_module
 from plan import Evaluation, Experiment, Trial
 from rows import read_rows
-from run import execute, standing
+from run import execute, prepare, standing
 from tests.experiments.samples import ROW
 
 
@@ -61,6 +62,18 @@ def test_a_failing_run_is_noted_and_the_others_go_on(experiment, capsys):
 def test_standing_counts_relations_per_method(experiment):
     execute(experiment, experiment.trials, 0, 1, fake_run)
     assert standing(read_rows(experiment.table)) == "sds 0/2 reward-sds 2/2"
+
+
+def test_a_process_sees_one_gpu_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_module.sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(run_module.os, "environ", environment := {})
+    prepare(threads=3)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0" and environment["OMP_NUM_THREADS"] == "3"
+    environment["CUDA_VISIBLE_DEVICES"] = "1,2"
+    prepare(threads=1)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,2"
 
 
 @pytest.mark.slow

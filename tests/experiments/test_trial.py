@@ -1,14 +1,24 @@
 """One run: overrides, counting, saved views."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+import trial as trial_module
 from plan import Evaluation, Trial
 from run import QUIET
-from trial import count_unet_calls, run_trial, save_views, trial_overrides
+from trial import (
+    count_unet_calls,
+    run_folder,
+    run_seed,
+    run_trial,
+    save_views,
+    trial_overrides,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +29,10 @@ def test_overrides_say_what_to_run_and_where(tmp_path):
     overrides = trial_overrides(TRIAL, tmp_path)
     assert overrides[0] == "x=1"
     assert "system.prompt_processor.prompt=a red cube under a blue cone" in overrides
-    assert "seed=7" in overrides and "trainer.log_every_n_steps=1" in overrides
+    assert (
+        f"seed={run_seed(TRIAL.caption, 7)}" in overrides
+        and "trainer.log_every_n_steps=1" in overrides
+    )
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
@@ -28,6 +41,54 @@ def test_two_runs_never_share_a_folder(tmp_path):
         [o for o in trial_overrides(t, tmp_path) if o.startswith("tag=")] for t in (TRIAL, other)
     ]
     assert tags[0] != tags[1]
+
+
+def test_every_caption_and_seed_draws_its_own_noise_whatever_the_method():
+    captions, seeds = [f"a red cube {i}" for i in range(40)], range(3)
+    assert len({run_seed(caption, seed) for caption in captions for seed in seeds}) == 120
+    assert all(0 <= run_seed(caption, 0) < 2**31 for caption in captions)
+    other = dataclasses.replace(TRIAL, method="reward-sds")
+    assert [o for o in trial_overrides(TRIAL, Path("x")) if o.startswith("seed=")] == [
+        o for o in trial_overrides(other, Path("x")) if o.startswith("seed=")
+    ]
+
+
+def note_calls(folder: Path, version: int) -> None:
+    """Write the metrics of one step of 16 network images."""
+    logs = folder / f"csv_logs/version_{version}"
+    logs.mkdir(parents=True)
+    (logs / "metrics.csv").write_text("step,train/unet_calls\n0,16\n")
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Replace rendering, judge and reward."""
+    verdict = SimpleNamespace(shape_ok=True, color_ok=True, relation_ok=True, text="")
+    monkeypatch.setattr(trial_module, "canonical_views", lambda *args: torch.zeros(4, 3, 8, 8))
+    monkeypatch.setattr(trial_module, "judge_views", lambda *args: verdict)
+    monkeypatch.setattr(trial_module, "score_views", lambda *args: 0.0)
+
+
+def test_what_a_killed_run_left_is_not_counted(tmp_path, judged):
+    note_calls(run_folder(TRIAL, tmp_path), 0)
+
+    def run(config, overrides, mode):
+        folder = run_folder(TRIAL, tmp_path)
+        note_calls(folder, len(list(folder.glob("csv_logs/*"))))
+        return SimpleNamespace(system=None, trial_dir=str(folder), interrupted=False)
+
+    row = run_trial(TRIAL, Evaluation(), tmp_path, tmp_path / "views.png", run=run)
+    assert row.unet_calls == 16
+    assert row.seed == 7, "the table has the seed as the experiment counts"
+    assert not run_folder(TRIAL, tmp_path).exists()
+
+
+def test_an_interrupted_run_is_no_row(tmp_path, judged):
+    interrupted = SimpleNamespace(system=None, trial_dir=str(tmp_path), interrupted=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(
+            TRIAL, Evaluation(), tmp_path, tmp_path / "v.png", run=lambda *a, **k: interrupted
+        )
 
 
 def test_network_images_are_summed_over_steps(tmp_path):

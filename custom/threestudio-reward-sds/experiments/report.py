@@ -73,7 +73,8 @@ def render(experiment: Experiment, rows: list[Row], baseline: str, picture: str 
         _machine(rows),
         "## Rates\n\n" + method_table(by_method),
         f"## Against {baseline}\n\nPoints, paired by caption and seed, with 95 % intervals "
-        "(bootstrap clustered by caption, 10,000 resamples).\n\n"
+        "(bootstrap clustered by caption, 10,000 resamples). A run draws from sha256(caption, "
+        "seed): the methods of a pair share their noise, two captions do not.\n\n"
         + difference_table(by_method, baseline),
     ]
     if experiment.floors:

@@ -14,6 +14,7 @@ class Row:
     method: str
     caption: str
     seed: int
+    """As the experiment counts; the run draws from `trial.run_seed(caption, seed)`."""
     shape_ok: bool
     """Every solid of the caption has the right shape, says the judge."""
     color_ok: bool

@@ -1,6 +1,7 @@
 """Make one run and look at its result: four canonical views, the judge's verdict, the reward."""
 
 import csv
+import hashlib
 import importlib
 import json
 import shutil
@@ -46,9 +47,12 @@ def run_trial(
     if run is None:
         run = importlib.import_module("threestudio.run").run
     overrides = (*trial_overrides(trial, folder), *extra)
+    shutil.rmtree(run_folder(trial, folder), ignore_errors=True)  # what a killed run left
     started = time.perf_counter()
     result = run(trial.config, list(overrides), mode="train")
     seconds = time.perf_counter() - started
+    if result.interrupted:
+        raise KeyboardInterrupt("An interrupted run is no result.")
     views = canonical_views(result.system, evaluation)
     save_views(views, picture)
     verdict = judge_views(views, trial.caption, evaluation)
@@ -73,16 +77,36 @@ def run_trial(
     return row
 
 
+def run_seed(caption: str, seed: int) -> int:
+    """Derive the seed that a run draws from, in [0, 2^31).
+
+    Every caption gets noise of its own, or all captions of an experiment would share one
+    realisation. It does not depend on the method: the methods stay paired.
+    """
+    digest = hashlib.sha256(f"{seed}/{caption}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def run_tag(trial: Trial) -> str:
+    """Name a run within its method."""
+    return f"{trial.caption}-seed{trial.seed}".replace(" ", "_")
+
+
+def run_folder(trial: Trial, folder: Path) -> Path:
+    """Return the folder that the run will make below `folder`."""
+    slug = importlib.import_module("threestudio.utils.text").slug
+    return folder / slug(trial.method, "default", keep="/") / slug(run_tag(trial), "")
+
+
 def trial_overrides(trial: Trial, folder: Path) -> tuple[str, ...]:
     """List a run's overrides: the method's, then caption, seed, its folder, a log of every step."""
-    tag = f"{trial.caption}-seed{trial.seed}".replace(" ", "_")
     return (
         *trial.overrides,
         f"system.prompt_processor.prompt={trial.caption}",
-        f"seed={trial.seed}",
+        f"seed={run_seed(trial.caption, trial.seed)}",
         f"exp_root_dir={json.dumps(folder.as_posix())}",
         f"name={trial.method}",
-        f"tag={json.dumps(tag)}",
+        f"tag={json.dumps(run_tag(trial))}",
         "use_timestamp=false",
         "trainer.log_every_n_steps=1",
     )
