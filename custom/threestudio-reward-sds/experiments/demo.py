@@ -27,6 +27,8 @@ CONFIGS = {
     "RewardSDS": "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml",
 }
 EVALUATION = Evaluation(reward={"pretrained_model_name_or_path": "load/blocks/reward"})
+MARKER = ".made-by-demo"
+"""File by which the demo knows a folder as its own."""
 REFRESH_SECONDS = 0.5
 PLAIN_REFRESH_SECONDS = 10.0
 """Time between progress lines when the output is not a terminal."""
@@ -41,9 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         train_one(args.only, args.caption, args.seed, folder, tuple(args.overrides))
         return 0
     caption = args.caption or block_captions("dev", 1)[0]
+    if not renew(folder):
+        sys.stderr.write(
+            f"{folder} has files that are not of this demo. Give an empty or new folder "
+            "(`make demo OUT=outputs/demo`).\n"
+        )
+        return 2
     sys.stdout.write(f'"{caption}", seed {args.seed}: baseline and RewardSDS side by side\n')
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     failed = train_both(caption, args, folder)
     if failed:
         for method in failed:
@@ -56,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", default="outputs/demo", help="folder that is made anew")
+    parser.add_argument("--output", default="outputs/demo", help="folder for the results")
     parser.add_argument("--caption", help="what to make (default: the first dev caption)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads of each (default: half of them)")
@@ -65,6 +71,26 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // len(CONFIGS))
     return args
+
+
+def renew(folder: Path) -> bool:
+    """Make the demo's folder, without what an earlier demo wrote; other files stay.
+
+    Returns:
+        False, and nothing is changed, if the folder has files but no demo ever made it.
+    """
+    marker = folder / MARKER
+    if folder.exists() and not marker.exists() and (folder.is_file() or any(folder.iterdir())):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text("This folder is written by the demo.\n", encoding="utf-8")
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    for method in CONFIGS:
+        video = folder / f"{method}.mp4"
+        for file in (_log(folder, method), _views(folder, method), _result(folder, method), video):
+            file.unlink(missing_ok=True)
+    (folder / "comparison.png").unlink(missing_ok=True)
+    return True
 
 
 def train_one(
