@@ -1,6 +1,5 @@
 """`launch.py` as a user runs it, on tiny random models: kill, resume, awkward prompts, messages."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from tests.end_to_end import tiny_world
+from tests.runtime.comparing import assert_equal
 from threestudio.utils.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,9 +26,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder that has the extensions, so that caches stay out of the repository."""
-    (tmp_path / "custom").symlink_to(ROOT / "custom")
-    return tmp_path
+    return working_folder(tmp_path)
+
+
+def working_folder(path: Path) -> Path:
+    """Put the extensions into a folder; caches and outputs stay in it."""
+    (path / "custom").symlink_to(ROOT / "custom")
+    return path
 
 
 def command(config: Path, mode: str, overrides: list[str]) -> list[str]:
@@ -40,7 +43,7 @@ def launch(
     folder: Path, config: Path, mode: str, overrides: list[str]
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command(config, mode, overrides), cwd=folder, capture_output=True, text=True, timeout=240
+        command(config, mode, overrides), cwd=folder, capture_output=True, text=True, timeout=90
     )
 
 
@@ -50,52 +53,46 @@ def tiny(world: dict[str, str], tag: str, steps: int) -> list[str]:
     return [*tiny_world.overrides(config, world, Path("out")), *more]
 
 
-def test_kill_nine_then_resume_equals_the_uninterrupted_run(world: dict[str, str], folder: Path):
-    steps = 16
-    rare = ["trainer.val_check_interval=10"]
-    overrides = [*tiny(world, "killed", steps), *rare]
-    run_folder = folder / "out/n/killed"
-    last = run_folder / "ckpts/last.ckpt"
-    process = subprocess.Popen(
-        command(CONFIG, "--train", overrides),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 200
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    killed_at = read_checkpoint(last)["global_step"]
-    assert 2 <= killed_at < steps
+def kill_after(folder: Path, arguments: list[str], last: Path, step: int) -> int:
+    """Run `launch.py` until its checkpoint has reached `step`, kill it, return the step it has."""
+    with (folder / "killed.log").open("w") as log:
+        process = subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log)
+    deadline = time.monotonic() + 90
+    try:
+        while not (last.exists() and read_checkpoint(last)["global_step"] >= step):
+            assert process.poll() is None, (folder / "killed.log").read_text()
+            assert time.monotonic() < deadline, "no checkpoint came in time"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return read_checkpoint(last)["global_step"]
 
-    resume = ["resume=" + str(last)]
-    resumed = launch(folder, run_folder / "configs/parsed.yaml", "--train", resume)
+
+def test_kill_nine_then_resume_equals_the_uninterrupted_run(
+    world: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+):
+    """Killed after the refresh of the occupancy at step 16, with another one at step 48.
+
+    The two runs share nothing, not even the cache of the text embeddings.
+    """
+    steps, more = 56, ["trainer.val_check_interval=20"]
+    one, two = (working_folder(tmp_path_factory.mktemp(name)) for name in ("one", "two"))
+    arguments = command(CONFIG, "--train", [*tiny(world, "run", steps), *more])
+    last = one / "out/n/run/ckpts/last.ckpt"
+    killed_at = kill_after(one, arguments, last, step=18)
+    assert 18 <= killed_at < 48
+
+    resume = ["resume=out/n/run/ckpts/last.ckpt"]
+    resumed = launch(one, one / "out/n/run/configs/parsed.yaml", "--train", resume)
     assert resumed.returncode == 0, resumed.stderr
-    whole = launch(folder, CONFIG, "--train", [*tiny(world, "whole", steps), *rare])
+    whole = launch(two, CONFIG, "--train", [*tiny(world, "run", steps), *more])
     assert whole.returncode == 0, whole.stderr
-    ends = [read_checkpoint(folder / f"out/n/{tag}/ckpts/last.ckpt") for tag in ("killed", "whole")]
+    ends = [read_checkpoint(folder / "out/n/run/ckpts/last.ckpt") for folder in (one, two)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == steps
     assert_equal(ends[0]["state_dict"], ends[1]["state_dict"], "state_dict")
     assert_equal(ends[0]["optimizer_states"], ends[1]["optimizer_states"], "optimizer")
-
-
-def assert_equal(one: object, two: object, path: str) -> None:
-    """Compare nested containers of tensors to the last bit."""
-    assert type(one) is type(two), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two), path
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys(), path
-        for key in one:
-            assert_equal(one[key], two[key], f"{path}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two), path
-        for index, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_equal(a, b, f"{path}[{index}]")
-    else:
-        assert one == two, path
 
 
 @pytest.mark.parametrize(
