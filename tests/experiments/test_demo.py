@@ -75,6 +75,7 @@ sys.exit(demo.main())
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # two processes that import everything, perhaps on a busy machine
 def test_both_methods_train_in_processes_of_their_own(tmp_path, monkeypatch):
     """Tiny models; the judge is replaced, everything else is the demo's."""
     monkeypatch.chdir(ROOT)
