@@ -48,6 +48,11 @@ NUM_DEV_SINGLES, NUM_HELD_OUT_SINGLES = 4, 8
 SPLIT_SEED = 20250313
 
 
+def article(word: str) -> str:
+    """Return "an" before a vowel, else "a"."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
 @dataclass(frozen=True, order=True)
 class Solid:
     """One coloured solid, e.g. `Solid("cube", "red")`."""
@@ -56,7 +61,7 @@ class Solid:
     color: str
 
     def __str__(self) -> str:
-        return f"a {self.color} {self.shape}"
+        return f"{article(self.color)} {self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,10 @@ def parse_caption(text: str) -> Caption:
 
 def _parse_solid(text: str) -> Solid:
     words = text.split()
-    if len(words) == 3 and words[0] == "a" and words[1] in COLORS and words[2] in SHAPES:
-        return Solid(shape=words[2], color=words[1])
+    if len(words) == 3 and words[1] in COLORS and words[2] in SHAPES:
+        solid = Solid(shape=words[2], color=words[1])
+        if str(solid) == text:
+            return solid
     raise ValueError(
         f"'{text}' is not a solid of the blocks world. Write 'a <color> <shape>' with a color of "
         f"{tuple(COLORS)} and a shape of {SHAPES}, or two of them with a relation of {RELATIONS}."

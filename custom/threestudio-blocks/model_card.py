@@ -33,7 +33,7 @@ use a GPU if there is one, and keep renders and checkpoints in `.cache/blocks`. 
 knows which solids to draw, not where. A prior trained on partly wrong captions would not do:
 classifier-free guidance turns a slight preference into a nearly certain one.
 
-**What to expect of them.** They know 31 words and plain backgrounds. They are made to show and test
+**What to expect of them.** They know 27 words and plain backgrounds. They are made to show and test
 a method in minutes, not to make pictures.
 """
 

@@ -19,7 +19,7 @@ START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 def build_tokenizer() -> CLIPTokenizer:
     """Learn merges until each word of the captions is one token."""
-    words = {"a", "view", ",", *COLORS, *SHAPES, *VIEWS, *" ".join(RELATIONS).split()}
+    words = {"a", "an", "view", ",", *COLORS, *SHAPES, *VIEWS, *" ".join(RELATIONS).split()}
     learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     learner.train_from_iterator(

@@ -25,6 +25,10 @@ def test_a_text_outside_the_world_is_refused_with_the_words_it_knows(text):
         captions.parse_caption(text)
 
 
+def test_orange_takes_an():
+    assert str(captions.Solid("cone", "orange")) == "an orange cone"
+
+
 def test_the_twin_says_the_same_scene():
     caption = captions.Caption(CUBE, "on top of", BALL)
     assert str(caption.twin) == "a blue sphere under a red cube"
