@@ -6,7 +6,7 @@ from typing import Any
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
-from threestudio.models.renderers.base import Scene
+from threestudio.models.renderers.base import Scene, SceneHolder
 from threestudio.registry import register
 from threestudio.utils.base import BaseObject
 
@@ -21,7 +21,7 @@ class ExporterOutput:
     params: dict[str, Any]
 
 
-class Exporter(BaseObject):
+class Exporter(SceneHolder, BaseObject):
     """Turn a scene into outputs to save."""
 
     @dataclass
@@ -38,21 +38,6 @@ class Exporter(BaseObject):
         background: BaseBackground,
     ) -> None:
         self.scene = Scene(geometry, material, background)
-
-    @property
-    def geometry(self) -> BaseImplicitGeometry:
-        """The exported geometry."""
-        return self.scene.geometry
-
-    @property
-    def material(self) -> BaseMaterial:
-        """Its material."""
-        return self.scene.material
-
-    @property
-    def background(self) -> BaseBackground:
-        """Its background."""
-        return self.scene.background
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[ExporterOutput]:
         """Return what to save."""

@@ -23,7 +23,28 @@ class Scene:
     background: Any
 
 
-class Renderer(BaseModule):
+class SceneHolder:
+    """Gives the parts of `self.scene` by name, as upstream's renderers and exporters do."""
+
+    scene: Scene
+
+    @property
+    def geometry(self) -> BaseImplicitGeometry:
+        """The geometry of the scene."""
+        return self.scene.geometry
+
+    @property
+    def material(self) -> BaseMaterial:
+        """The material on it."""
+        return self.scene.material
+
+    @property
+    def background(self) -> BaseBackground:
+        """What is behind it."""
+        return self.scene.background
+
+
+class Renderer(SceneHolder, BaseModule):
     """Turn cameras into images of a geometry, a material and a background, which the system
     owns."""
 
@@ -53,21 +74,6 @@ class Renderer(BaseModule):
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Remember the step, which numbers the random streams."""
         self.step = global_step
-
-    @property
-    def geometry(self) -> BaseImplicitGeometry:
-        """The rendered geometry."""
-        return self.scene.geometry
-
-    @property
-    def material(self) -> BaseMaterial:
-        """The material on it."""
-        return self.scene.material
-
-    @property
-    def background(self) -> BaseBackground:
-        """What is behind it."""
-        return self.scene.background
 
     def set_geometry(self, geometry: BaseImplicitGeometry) -> None:
         """Render another geometry."""
