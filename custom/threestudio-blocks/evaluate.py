@@ -165,7 +165,7 @@ def preferences(
         scores = scores.view(-1, 4, 4)  # [groups, picture, caption]
         for right, wrong in permutations(range(4), 2):
             inverse = INVERSE[RELATIONS[right]] == RELATIONS[wrong]
-            if inverse and right < 2 and name == "side":
+            if right < 2 and name == "side":
                 continue  # left and right hide one another
             best = scores[:, right, right]
             outcome = {"text": best > scores[:, right, wrong]}

@@ -43,6 +43,11 @@ HEADINGS = {
     "dev": "## Measured on dev captions\n\n`python -m custom.threestudio-blocks.evaluate`.",
 }
 
+REWARD_LEGEND = """How often the reward prefers the right relation to a wrong one (%).
+"Captions" compares captions of one picture, "pictures" compares pictures for one caption, which is
+what ranking candidates needs; "inverse" counts left against right and top against under only. Left
+and right are asked of front and back views, top and under of all."""
+
 
 def main() -> None:
     """Write the card."""
@@ -75,15 +80,11 @@ def tables(numbers: dict) -> str:
             what = f'prior: shows "{relation}" when asked (chance is 25)'
             row(what, prior[f"relation_right {relation}"], prior["pairs"] // len(RELATIONS))
     if reward := numbers.get("reward"):
+        lines += ["", REWARD_LEGEND, ""]
         lines += [
-            "",
-            "The reward prefers the right relation to a wrong one (%), on one picture among",
+            "| seen on | captions | captions, inverse | pictures | pictures, inverse |",
+            "|---|---|---|---|---|",
         ]
-        lines += [
-            "captions, and for one caption among pictures (what ranking candidates needs):",
-            "",
-        ]
-        lines += ["| seen on | among captions | among pictures |", "|---|---|---|"]
         for name, shares in reward.items():
             lines.append(" | ".join([f"| {name}", *map(str, shares.values())]) + " |")
     return "\n".join(lines) + "\n"

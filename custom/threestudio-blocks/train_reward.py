@@ -129,7 +129,7 @@ def slots_of(texts: list[str]) -> list[dict[str, Solid] | None]:
 
 def main() -> None:
     """Train on renders, or go on with decoded previews, and publish."""
-    options = parser(__doc__, steps=2500, batch_size=12)
+    options = parser(__doc__, steps=4000, batch_size=12)
     options.add_argument(
         "--previews", action="store_true", help="mix in decoded previews of the trained prior"
     )
