@@ -1,4 +1,4 @@
-"""Measure judge, prior and reward on captions that they were not trained on.
+"""Measure judge, autoencoder, prior and reward on captions that they were not trained on.
 
 The dev captions are for working, the held-out captions give the numbers of the model card:
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 import torch
+from diffusers import AutoencoderKL
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -81,6 +82,28 @@ def measure_judge(options: argparse.Namespace) -> dict[str, float]:
     seen = Judge.load(options.weights / "judge").see(batch.images)
     right = [s == caption.slots for s, caption in zip(seen, batch.captions, strict=True)]
     return {"renders": len(right), "fully_right": percent(right)}
+
+
+@torch.no_grad()
+def measure_autoencoder(options: argparse.Namespace) -> dict[str, float]:
+    """Encode and decode clean renders: mean absolute error in grey levels of 255, and what the
+    judge still reads fully right."""
+    captions = single_captions(options.split) * 4 + pair_captions(options.split)
+    views = rendered(captions, SEED, canonical=True).images
+    vae = AutoencoderKL.from_pretrained(
+        options.weights / "prior" / "vae", torch_dtype=torch.float32
+    ).to(options.device)
+    decoded = []
+    for part in tqdm(views.flatten(0, 1).split(64), desc="autoencoder", mininterval=5):
+        latents = vae.encode(part.to(options.device) * 2 - 1).latent_dist.mean
+        decoded.append(vae.decode(latents).sample.cpu() / 2 + 0.5)
+    seen_through = torch.cat(decoded).clamp(0, 1).view_as(views)
+    pairs = torch.stack([views[-12:], seen_through[-12:]], dim=1).flatten(0, 1)
+    save_sheet(pairs, options.weights / f"samples-autoencoder-{options.split}.png")
+    seen = Judge.load(options.weights / "judge").see(seen_through)
+    right = [s == caption.slots for s, caption in zip(seen, captions, strict=True)]
+    error = 255 * (views - seen_through).abs().mean().item()
+    return {"renders": len(right), "fully_right": percent(right), "error": round(error, 2)}
 
 
 def measure_prior(options: argparse.Namespace) -> dict[str, float]:
@@ -192,7 +215,12 @@ def save_sheet(images: Float[Tensor, "N V 3 h w"], path: Path) -> None:
     )
 
 
-MEASUREMENTS = {"judge": measure_judge, "prior": measure_prior, "reward": measure_reward}
+MEASUREMENTS = {
+    "judge": measure_judge,
+    "autoencoder": measure_autoencoder,
+    "prior": measure_prior,
+    "reward": measure_reward,
+}
 
 
 def main() -> None:
@@ -201,7 +229,7 @@ def main() -> None:
     options.add_argument("--split", choices=("dev", "held-out"), default="dev")
     options.add_argument("--weights", type=Path, default=WEIGHTS)
     options.add_argument("--scenes-per-caption", type=int, default=2)
-    options.add_argument("--only", nargs="*", default=("judge", "prior", "reward"))
+    options.add_argument("--only", nargs="*", choices=MEASUREMENTS, default=tuple(MEASUREMENTS))
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = options.parse_args()
     set_cpu_only(options.device == "cpu")

@@ -27,7 +27,8 @@ top of or under one another. Weights are fp16 safetensors.
 
 The commands are `python -m custom.threestudio-blocks.<name>`. They resume where they were stopped,
 use a GPU if there is one, and keep renders and checkpoints in `.cache/blocks`. Loss curves are in
-`curves/`, samples of the prior in `samples-prior-*.png`.
+`curves/`, samples of the prior in `samples-prior-*.png`, renders before and after the autoencoder
+in `samples-autoencoder-*.png`.
 
 **What the prior does not know.** The relation word in its training captions is drawn at random: it
 knows which solids to draw, not where. A prior trained on partly wrong captions would not do:
@@ -73,12 +74,17 @@ def tables(numbers: dict) -> str:
 
     if judge := numbers.get("judge"):
         row("judge: clean render fully right", judge["fully_right"], judge["renders"])
+    if autoencoder := numbers.get("autoencoder"):
+        what = "judge: render fully right after encoding and decoding"
+        row(what, autoencoder["fully_right"], autoencoder["renders"])
     if prior := numbers.get("prior"):
         row("prior: shape and colour of a single", prior["singles_right"], prior["singles"])
         row("prior: shapes and colours of a pair", prior["pairs_right"], prior["pairs"])
         for relation in RELATIONS:
             what = f'prior: shows "{relation}" when asked (chance is 25)'
             row(what, prior[f"relation_right {relation}"], prior["pairs"] // len(RELATIONS))
+    if autoencoder:
+        lines += ["", f"Mean error of the autoencoder: {autoencoder['error']} of 255 grey levels."]
     if reward := numbers.get("reward"):
         lines += ["", REWARD_LEGEND, ""]
         lines += [
