@@ -26,6 +26,8 @@ from .slots import SlotHead, slot_loss, slot_targets, slots_in_view
 from .text import END, MAX_TOKENS, START, build_tokenizer, tokenize
 from .training import Trainer, mixed_precision, parse, parser
 
+STEPS_RENDERS, STEPS_PREVIEWS = 4000, 600
+"""Default lengths of the two trainings."""
 PROJECTION = 96
 IMAGE_MEAN, IMAGE_STD = 0.5, 0.5
 """Normalisation of pictures in [0, 1], the same for the three channels."""
@@ -129,11 +131,12 @@ def slots_of(texts: list[str]) -> list[dict[str, Solid] | None]:
 
 def main() -> None:
     """Train on renders, or go on with decoded previews, and publish."""
-    options = parser(__doc__, steps=4000, batch_size=12)
+    options = parser(__doc__, steps=None, batch_size=12)
     options.add_argument(
         "--previews", action="store_true", help="mix in decoded previews of the trained prior"
     )
     options = parse(options)
+    options.steps = options.steps or (STEPS_PREVIEWS if options.previews else STEPS_RENDERS)
     folder, prior = options.output / "reward", options.output / "prior"
     renders = load_or_render(options.cache, options.num_scenes, options.seed)
     sampler, tokenizer = GroupSampler(renders), build_tokenizer()

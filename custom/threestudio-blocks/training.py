@@ -24,7 +24,7 @@ WEIGHTS = REPOSITORY / "load" / "blocks"
 SEED = 7
 
 
-def parser(description: str, steps: int, batch_size: int) -> argparse.ArgumentParser:
+def parser(description: str, steps: int | None, batch_size: int) -> argparse.ArgumentParser:
     """Build the options every training command has."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--steps", type=int, default=steps, help="optimiser steps")
