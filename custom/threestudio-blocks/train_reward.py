@@ -26,7 +26,7 @@ from .slots import SlotHead, slot_loss, slot_targets, slots_in_view
 from .text import END, MAX_TOKENS, START, build_tokenizer, tokenize
 from .training import Trainer, mixed_precision, parse, parser
 
-STEPS_RENDERS, STEPS_PREVIEWS = 4000, 600
+STEPS_RENDERS, STEPS_PREVIEWS = 4000, 300
 """Default lengths of the two trainings."""
 PROJECTION = 96
 IMAGE_MEAN, IMAGE_STD = 0.5, 0.5
