@@ -30,6 +30,11 @@ use a GPU if there is one, and keep renders and checkpoints in `.cache/blocks`. 
 `curves/`, samples of the prior in `samples-prior-*.png`, renders before and after the autoencoder
 in `samples-autoencoder-*.png`.
 
+**How the shipped weights came about.** Not each in one run of its command: the autoencoder took
+5,200 steps at a peak learning rate of 7e-4 and went on to 10,000 at 3e-4; the prior took
+`--steps 9000` and went on with `--steps 14500`; the reward's previews are those of the prior at
+step 9,000.
+
 **What the prior does not know.** The relation word in its training captions is drawn at random: it
 knows which solids to draw, not where. A prior trained on partly wrong captions would not do:
 classifier-free guidance turns a slight preference into a nearly certain one.

@@ -127,7 +127,7 @@ class NoiseLoss:
 
 def main() -> None:
     """Train jointly with the text encoder and publish everything but the autoencoder."""
-    options = parse(parser(__doc__, steps=9000, batch_size=12))
+    options = parse(parser(__doc__, steps=14_500, batch_size=12))
     folder = options.output / "prior"
     renders = load_or_render(options.cache, options.num_scenes, options.seed)
     pool = LatentPool(renders, folder / "vae", options)
