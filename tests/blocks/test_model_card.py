@@ -24,7 +24,7 @@ def test_a_changed_measurement_changes_the_card(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "part", ["prior/vae", "prior/unet", "prior/text_encoder", "reward", "judge"]
+    "part", ["prior/vae", "prior/unet", "prior/text_encoder", "reward", "judge", "judge-front"]
 )
 def test_every_part_named_in_the_card_is_shipped(part):
     assert list((WEIGHTS / part).glob("*.safetensors"))
