@@ -1,7 +1,8 @@
-"""The model card says what was measured, and the shipped models meet their floors."""
+"""The model card says what was measured, and what it names is shipped."""
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,18 @@ def test_a_changed_measurement_changes_the_card(tmp_path):
     (tmp_path / "evaluation-dev.json").write_text(json.dumps(numbers))
     assert "| judge: clean render fully right | 97.1 | 40 |" in model_card.card(tmp_path)
     assert "97.1" not in model_card.card(tmp_path / "elsewhere")
+
+
+def test_every_row_of_a_table_has_a_cell_for_each_heading():
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_the_card_tells_the_autoencoder_error(tmp_path):
+    numbers = {"autoencoder": {"fully_right": 99.5, "renders": 8, "error": 4.2}}
+    (tmp_path / "evaluation-dev.json").write_text(json.dumps(numbers))
+    assert "Mean error of the autoencoder: 4.2 of 255" in model_card.card(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,8 @@ def test_preferences_count_what_the_reward_ranks_right():
     assert set(evaluate.preferences(oracle, images, pair_captions).values()) == {100.0}
     found = evaluate.preferences(twisted, images, pair_captions)
     # front and back: left-right lost both ways; four views: top-under won both ways
+    # left and right lost on two views, top and under won on four, three comparisons each
+    assert found["text"] == found["picture"] == pytest.approx(100 * 24 / 36, abs=0.1)
     assert found["text_inverse"] == found["picture_inverse"] == pytest.approx(100 * 8 / 12, abs=0.1)
 
 
