@@ -37,7 +37,6 @@ from .renders import (
 )
 from .training import WEIGHTS, python_rng
 
-PREVIEW_STEPS = (1, 4)
 PREVIEW_TIMESTEPS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 950)
 SEED = 20251
 CHUNK = 16
@@ -152,7 +151,7 @@ def measure_reward(options: argparse.Namespace) -> dict[str, object]:
     numbers: dict[str, object] = {"clean": preferences(reward, batch.images, captions)}
     few = PREVIEW_GROUPS * len(RELATIONS)
     starts = range(0, min(few, len(captions)), 8)
-    for steps in PREVIEW_STEPS:
+    for steps in (1, 4):
         for timestep in tqdm(PREVIEW_TIMESTEPS, desc=f"previews S={steps}", mininterval=5):
             generator = torch.Generator().manual_seed(timestep)
             shown = []

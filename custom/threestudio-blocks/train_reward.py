@@ -136,7 +136,8 @@ def main() -> None:
         "--previews", action="store_true", help="mix in decoded previews of the trained prior"
     )
     options = parse(options)
-    options.steps = options.steps or (STEPS_PREVIEWS if options.previews else STEPS_RENDERS)
+    if options.steps is None:
+        options.steps = STEPS_PREVIEWS if options.previews else STEPS_RENDERS
     folder, prior = options.output / "reward", options.output / "prior"
     renders = load_or_render(options.cache, options.num_scenes, options.seed)
     sampler, tokenizer = GroupSampler(renders), build_tokenizer()

@@ -25,7 +25,7 @@ SEED = 7
 
 
 def parser(description: str, steps: int | None, batch_size: int) -> argparse.ArgumentParser:
-    """Build the options every training command has."""
+    """Build the options every training command has; `steps` is None where the command decides."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--steps", type=int, default=steps, help="optimiser steps")
     options.add_argument(
