@@ -95,10 +95,10 @@ def test_both_methods_train_in_processes_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "REFRESH_SECONDS", 0.05)
     folder = tmp_path / "demo"
     assert demo.renew(folder)
-    args = demo._parse_arguments(["--threads", "1", *small])
-    failed = demo.train_both("a red cube under a blue cone", args, folder)
+    args = demo._parse_arguments(["--threads", "1", "--output", str(folder), *small])
+    failed = demo.train_both(args, folder)
     assert failed == [], [(folder / f"{method}.log").read_text()[-2000:] for method in failed]
-    text = demo.summary("a red cube under a blue cone", 0, folder)
+    text = demo.summary(args.caption, args.seed, folder)
     assert (folder / "comparison.png").is_file() and text.count("relation wrong") == 2
     assert sorted(path.name for path in folder.glob("*.mp4")) == ["RewardSDS.mp4", "baseline.mp4"]
     assert "Testing" in demo.progress(folder / "baseline.log")
@@ -111,4 +111,4 @@ def test_a_child_that_left_no_result_has_failed(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(demo, "__file__", os.devnull)  # an empty script
     args = demo._parse_arguments([])
-    assert demo.train_both("a red cube under a blue cone", args, tmp_path) == list(demo.CONFIGS)
+    assert demo.train_both(args, tmp_path) == list(demo.CONFIGS)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import demo
 from plan import load_experiment
 from run import block_captions
 
@@ -31,14 +32,18 @@ def test_experiments_name_configs_and_methods_that_exist(path):
 
 
 def test_the_held_out_experiment_is_the_one_that_was_asked_for():
-    """40 captions x 3 seeds for three methods, 40 x 1 for the fourth: 400 runs."""
+    """40 captions x 3 seeds for two methods, 40 x 1 for the two controls: 320 runs."""
     path = next(path for path in EXPERIMENTS if path.stem == "blocks-3d-nerf")
     experiment = load_experiment(path, block_captions, root=ROOT)
     captions = {trial.caption for trial in experiment.trials}
-    assert (len(captions), len(experiment.trials)) == (40, 400)
+    assert (len(captions), len(experiment.trials)) == (40, 320)
     for relation in ("on the left of", "on the right of", "on top of", "under"):
         assert sum(f" {relation} " in caption for caption in captions) == 10
     assert not captions & set(block_captions("dev", 10))
+
+
+def test_the_demo_shows_a_caption_that_may_be_chosen():
+    assert demo.CAPTION in block_captions("dev", 40)
 
 
 @pytest.mark.parametrize("baseline", PAIRS, ids=lambda path: path.stem)

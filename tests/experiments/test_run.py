@@ -1,6 +1,8 @@
 """The runner: resumes, survives failing runs, does not depend on the number of processes."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,36 @@ def test_processes_make_the_same_rows(experiment):
     assert execute(experiment, experiment.trials, 2, 1, fake_run) == 0
     made = {row.key for row in read_rows(experiment.table)}
     assert made == {trial.key for trial in experiment.trials}
+
+
+RUNNER = """
+import multiprocessing, subprocess, sys
+
+sys.path.insert(0, {folder!r})
+import run
+
+def work(started):
+    run.end_with_parent()
+    started.set()
+    __import__("time").sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    worker = context.Process(target=work, args=(started,))
+    worker.start()
+    started.wait()
+    print("started", flush=True)
+    worker.join()
+"""
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_runner_end(tmp_path):
+    script = tmp_path / "runner.py"
+    script.write_text(RUNNER.format(folder=str(Path(run_module.__file__).parent)))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as runner:
+        assert runner.stdout.readline()
+        runner.kill()
+        # ends when the worker, which holds the pipe too and would sleep for ten minutes, is gone
+        assert runner.stdout.read() == b""

@@ -20,13 +20,15 @@ from pictures import Cell, draw_rows
 from plan import Evaluation, Trial
 from report import verdict_line
 from rows import Row
-from run import block_captions, load_extensions, prepare
+from run import load_extensions, prepare
 
 CONFIGS = {
     "baseline": "custom/threestudio-reward-sds/configs/blocks-mvdream-sds.yaml",
     "RewardSDS": "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml",
 }
 EVALUATION = Evaluation(reward={"pretrained_model_name_or_path": "load/blocks/reward"})
+CAPTION = "a blue torus on the right of a yellow cone"
+"""A dev caption on which the baseline goes wrong with seed 0: chosen to show what a reward does."""
 MARKER = ".made-by-demo"
 """File by which the demo knows a folder as its own."""
 REFRESH_SECONDS = 0.5
@@ -42,28 +44,27 @@ def main(argv: list[str] | None = None) -> int:
     if args.only:
         train_one(args.only, args.caption, args.seed, folder, tuple(args.overrides))
         return 0
-    caption = args.caption or block_captions("dev", 1)[0]
     if not renew(folder):
         sys.stderr.write(
             f"{folder} has files that are not of this demo. Give an empty or new folder "
             "(`make demo OUT=outputs/demo`).\n"
         )
         return 2
-    sys.stdout.write(f'"{caption}", seed {args.seed}: baseline and RewardSDS side by side\n')
-    failed = train_both(caption, args, folder)
+    sys.stdout.write(f'"{args.caption}", seed {args.seed}: baseline and RewardSDS side by side\n')
+    failed = train_both(args, folder)
     if failed:
         for method in failed:
             sys.stderr.write(f"{method} failed; its output is in {_log(folder, method)}:\n")
             sys.stderr.write("\n".join(_log(folder, method).read_text().splitlines()[-12:]) + "\n")
         return 1
-    sys.stdout.write(summary(caption, args.seed, folder))
+    sys.stdout.write(summary(args.caption, args.seed, folder))
     return 0
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", default="outputs/demo", help="folder for the results")
-    parser.add_argument("--caption", help="what to make (default: the first dev caption)")
+    parser.add_argument("--caption", default=CAPTION, help=f"what to make (default: {CAPTION})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads of each (default: half of them)")
     parser.add_argument("--only", choices=tuple(CONFIGS), help=argparse.SUPPRESS)
@@ -113,7 +114,7 @@ def train_one(
     _result(folder, method).write_text(json.dumps(dataclasses.asdict(row)), encoding="utf-8")
 
 
-def train_both(caption: str, args: argparse.Namespace, folder: Path) -> list[str]:
+def train_both(args: argparse.Namespace, folder: Path) -> list[str]:
     """Start both processes and show their progress until they end.
 
     Returns:
@@ -121,7 +122,7 @@ def train_both(caption: str, args: argparse.Namespace, folder: Path) -> list[str
     """
     children = {}
     for method in CONFIGS:
-        command = [sys.executable, __file__, "--only", method, "--caption", caption]
+        command = [sys.executable, __file__, "--only", method, "--caption", args.caption]
         command += ["--seed", str(args.seed), "--output", str(folder)]
         command += ["--threads", str(args.threads), *args.overrides]
         with _log(folder, method).open("w") as log:

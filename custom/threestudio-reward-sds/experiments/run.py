@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -175,13 +176,24 @@ def _attempt(function: TrialFunction, trial: Trial, experiment: Experiment) -> O
 
 
 def _start_worker(logs: Path, threads: int) -> None:
-    """Send everything a run prints to a log file, and bound its threads."""
+    """Send everything a run prints to a log file, bound its threads, and end with the runner."""
+    end_with_parent()
     prepare(threads)
     logs.mkdir(parents=True, exist_ok=True)
     log = (logs / f"worker-{os.getpid()}.log").open("w", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     importlib.import_module("torch").set_num_threads(threads)
+
+
+def end_with_parent() -> None:
+    """End this process when its runner is gone: a killed one cannot stop its workers."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _note_failure(experiment: Experiment, fault: str) -> None:
