@@ -141,3 +141,45 @@ def test_total_variation_by_hand():
     x = torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])
     assert tv_loss(x).item() == 14.0
     assert tv_loss(x.repeat(3, 1, 1, 1)).item() == pytest.approx(14.0)
+
+
+def test_gaussian_cameras_look_along_plus_z():
+    """A camera at (0, 0, 3) looking down sees the origin in the middle of its picture, at clip depth
+    far (d - near) / (d (far - near)) for d = 3."""
+    c2w = torch.eye(4)
+    c2w[2, 3] = 3.0
+    view, full, center = ops.get_cam_info_gaussian(c2w, 1.0, 1.2, 1.0, 5.0)
+    origin = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    torch.testing.assert_close(origin @ view, torch.tensor([0.0, 0.0, 3.0, 1.0]))
+    clip = origin @ full
+    torch.testing.assert_close(clip / clip[3], torch.tensor([0.0, 0.0, 5 * 2 / (3 * 4), 1.0]))
+    torch.testing.assert_close(center, torch.tensor([0.0, 0.0, 3.0]))
+    up = torch.tensor([0.0, 0.1, 0.0, 1.0]) @ full
+    assert up[1] < 0, "up in the world is a smaller row"
+    fovs = ops.get_fov_gaussian(ops.get_projection_matrix_gaussian(0.1, 100.0, 1.0, 1.2))
+    assert [f.item() for f in fovs] == pytest.approx([1.0, 1.2])
+
+
+def test_full_projection_and_pose_by_hand():
+    c2w = torch.arange(16.0).reshape(4, 4)
+    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+    torch.testing.assert_close(ops.convert_pose(c2w), c2w @ flip)
+    torch.testing.assert_close(ops.get_full_projection_matrix(c2w, flip), c2w @ flip)
+
+
+def test_the_regulariser_of_a_tetrahedral_grid_counts_sign_changes():
+    """Edge (1, -1): -log sigmoid(-1) from each side; edge (1, 2) has no change."""
+    sdf = torch.tensor([[1.0], [-1.0], [2.0]])
+    edges = torch.tensor([[0, 1], [0, 2]])
+    expected = 2 * torch.nn.functional.softplus(torch.tensor(1.0))
+    torch.testing.assert_close(ops.tet_sdf_diff(sdf, edges), expected)
+    assert ops.tet_sdf_diff(sdf, edges[1:]).item() == 0.0
+
+
+def test_no_sample_becomes_one_without_length():
+    empty = torch.zeros(0)
+    rays, start, end = ops.validate_empty_rays(empty.long(), empty, empty)
+    assert rays.tolist() == [0] and start.tolist() == end.tolist() == [0.0]
+    assert start.dtype == torch.float32
+    one = torch.ones(1)
+    assert ops.validate_empty_rays(one.long(), one, one)[1] is one

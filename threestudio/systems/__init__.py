@@ -1,5 +1,5 @@
 """Systems: what is optimised, and how one training step goes."""
 
-from . import base, mvdream
+from . import base, dreamfusion, magic3d, mvdream, prolificdreamer
 
-__all__ = ["base", "mvdream"]
+__all__ = ["base", "dreamfusion", "magic3d", "mvdream", "prolificdreamer"]

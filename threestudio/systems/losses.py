@@ -42,12 +42,28 @@ def eikonal_loss(out: Outputs) -> Float[Tensor, ""]:
     return ((torch.linalg.norm(out["sdf_grad"], ord=2, dim=-1) - 1.0) ** 2).mean()
 
 
+def normal_consistency_loss(out: Outputs) -> Float[Tensor, ""]:
+    """Penalise bends: 1 - cos of the vertex normals at both ends of each edge of the mesh."""
+    return out["mesh"].normal_consistency()
+
+
+def laplacian_smoothness_loss(out: Outputs) -> Float[Tensor, ""]:
+    """Penalise vertices that are not in the middle of their neighbours."""
+    return out["mesh"].laplacian()
+
+
 REGULARIZERS: dict[str, tuple[Callable[[Outputs], Tensor], tuple[str, ...], str]] = {
     "orient": (orient_loss, ("normal", "t_dirs", "weights", "opacity"), "geometry.normal_type"),
     "sparsity": (sparsity_loss, ("opacity",), ""),
     "opaque": (opaque_loss, ("opacity",), ""),
     "z_variance": (z_variance_loss, ("z_variance", "opacity"), ""),
-    "eikonal": (eikonal_loss, ("sdf_grad",), "geometry_type with a signed distance"),
+    "eikonal": (eikonal_loss, ("sdf_grad",), "geometry_type: implicit-sdf"),
+    "normal_consistency": (normal_consistency_loss, ("mesh",), "renderer_type: nvdiff-rasterizer"),
+    "laplacian_smoothness": (
+        laplacian_smoothness_loss,
+        ("mesh",),
+        "renderer_type: nvdiff-rasterizer",
+    ),
 }
 """Name in `lambda_<name>`: function, what it needs from the renderer, and the key that provides
 it."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.registry import find
-from threestudio.systems.base import BaseLift3DSystem, BaseSystem
+from threestudio.systems.lift3d import BaseLift3DSystem
 from threestudio.systems.losses import REGULARIZERS, regularizer
 from threestudio.utils.config import C_max
 from threestudio.utils.errors import ConfigError, NonFiniteError
@@ -32,13 +33,16 @@ class TextTo3DSystem(BaseLift3DSystem):
     cfg: Config
 
     required_parts = (*BaseLift3DSystem.required_parts, "guidance", "prompt_processor")
-    regularizers: tuple[str, ...] = ("orient", "sparsity", "opaque", "z_variance", "eikonal")
-    """Which `lambda_<x>` of `losses.REGULARIZERS` the system reads."""
+
+    @property
+    def regularizers(self) -> tuple[str, ...]:
+        """Which `lambda_<x>` of `losses.REGULARIZERS` the system reads."""
+        return ("orient", "sparsity", "opaque", "z_variance", "eikonal")
 
     @classmethod
     def check(cls, cfg: Any) -> list[str]:
         """List missing parts, wrong schedules, and weights that look misspelt."""
-        faults = BaseSystem.check(cfg) + cls.missing_parts(cfg)
+        faults = super().check(cfg)
         known = [f"lambda_{name}" for name in (*REGULARIZERS, "sds", "vsd", "lora")]
         for name in cfg.loss:
             if name not in known and did_you_mean(name, known) and not name.endswith("_img"):
@@ -59,8 +63,8 @@ class TextTo3DSystem(BaseLift3DSystem):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Render, ask the guidance, and return the weighted sum of all losses."""
         out = self(batch)
-        self._check_finite("The render", out["comp_rgb"])
-        guidance_out = self.call_guidance(out, batch)
+        self._check_finite("The render", self.guided_image(out))
+        guidance_out = self.guidance(self.guided_image(out), self.prompt_utils, **batch)
         loss = self.guidance_loss(guidance_out) + self.regularization(out)
         if batch_idx == 0:
             self._report_unread_weights(guidance_out)
@@ -71,9 +75,9 @@ class TextTo3DSystem(BaseLift3DSystem):
         self._save_candidates()
         return {"loss": loss}
 
-    def call_guidance(self, out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-        """Ask the guidance about the renders."""
-        return self.guidance(out["comp_rgb"], self.prompt_utils, **batch)
+    def guided_image(self, out: dict[str, Any]) -> Float[Tensor, "B H W C"]:
+        """Return what the guidance is asked about, of what the renderer returned."""
+        return out["comp_rgb"]
 
     def guidance_loss(self, guidance_out: dict[str, Any]) -> Tensor:
         """Log the guidance's scalars and sum its losses with their weights."""
@@ -111,6 +115,8 @@ class TextTo3DSystem(BaseLift3DSystem):
 
     def regularization(self, out: dict[str, Any]) -> Any:
         """Sum the regularisers whose weight is above 0 at this step."""
+        if "inv_std" in out:
+            self.log("train/inv_std", out["inv_std"].detach().mean())
         total = 0.0
         for name in self.regularizers:
             weight = self.C(self.cfg.loss.get(f"lambda_{name}", 0.0))
@@ -162,8 +168,10 @@ class TextTo3DSystem(BaseLift3DSystem):
 
     def _view(self, out: dict[str, Any]) -> list[dict[str, Any]]:
         rgb = {"data_format": "HWC", "data_range": (0, 1)}
-        cells = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": rgb}]
-        if out.get("comp_normal") is not None:
-            cells.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": rgb})
+        cells = [
+            {"type": "rgb", "img": out[name][0], "kwargs": rgb}
+            for name in ("comp_rgb", "comp_normal")
+            if out.get(name) is not None
+        ]
         grey = {"cmap": None, "data_range": (0, 1)}
         return [*cells, {"type": "grayscale", "img": out["opacity"][0, :, :, 0], "kwargs": grey}]

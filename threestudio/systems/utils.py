@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 from torch.optim import lr_scheduler
 
+from threestudio.systems.optimizers import Adan
 from threestudio.utils.checkpoints import to_plain
 from threestudio.utils.errors import ConfigError
 from threestudio.utils.overrides import did_you_mean
@@ -46,12 +47,27 @@ def get_parameters(model: nn.Module, path: str) -> list[nn.Parameter]:
 
 
 def optimizer_class(name: Any) -> type:
-    """Return a class of `torch.optim`."""
+    """Return a class of `torch.optim`, our `Adan`, or apex's `FusedAdam`."""
+    if name == "Adan":
+        return Adan
+    if name == "FusedAdam":
+        return _fused_adam()
     found = getattr(torch.optim, str(name), None)
     if not inspect.isclass(found):
-        known = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n))]
+        known = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n))] + ["Adan"]
         raise ConfigError(f"Unknown optimizer '{name}'.{did_you_mean(str(name), known)}")
     return found
+
+
+def _fused_adam() -> type:
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError as error:
+        raise ConfigError(
+            "FusedAdam needs NVIDIA's apex, which is not installed (it is built from its "
+            "repository, github.com/NVIDIA/apex). Adam or AdamW do the same."
+        ) from error
+    return FusedAdam
 
 
 def optimizer_faults(config: Any) -> list[str]:

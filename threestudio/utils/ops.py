@@ -1,18 +1,54 @@
-"""Maths on tensors: activations, rays and cameras, chunking.
-
-Cameras follow OpenGL: the columns of `c2w` are (right, up, backward, position), the camera looks
-along its -z.
-"""
+"""Maths on tensors: activations, chunking, small formulas; and, where extensions look for them, the
+cameras of `threestudio.utils.cameras`."""
 
 import math
 from typing import Any, Callable, Optional, Union
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from .cameras import (
+    convert_pose,
+    get_cam_info_gaussian,
+    get_fov_gaussian,
+    get_full_projection_matrix,
+    get_mvp_matrix,
+    get_projection_matrix,
+    get_projection_matrix_gaussian,
+    get_ray_directions,
+    get_rays,
+)
+from .logging import warn
 from .typing import Number
+
+__all__ = [
+    "SpecifyGradient",
+    "ValidScale",
+    "binary_cross_entropy",
+    "chunk_batch",
+    "convert_pose",
+    "dot",
+    "get_activation",
+    "get_cam_info_gaussian",
+    "get_fov_gaussian",
+    "get_full_projection_matrix",
+    "get_mvp_matrix",
+    "get_projection_matrix",
+    "get_projection_matrix_gaussian",
+    "get_ray_directions",
+    "get_rays",
+    "lin2srgb",
+    "perpendicular_component",
+    "reflect",
+    "scale_tensor",
+    "shifted_cosine_decay",
+    "shifted_expotional_decay",
+    "tet_sdf_diff",
+    "trunc_exp",
+    "validate_empty_rays",
+]
 
 ValidScale = Union[tuple[Number, Number], Tensor]
 """Bounds `(low, high)`, or a `[2, D]` tensor of bounds per channel."""
@@ -150,103 +186,6 @@ def _join(chunks: list[Any]) -> Any:
     )
 
 
-def get_ray_directions(
-    H: int,
-    W: int,
-    focal: Union[Number, tuple[Number, Number]],
-    principal: Optional[tuple[Number, Number]] = None,
-    use_pixel_centers: bool = True,
-) -> Float[Tensor, "H W 3"]:
-    """Return the viewing direction of each pixel in camera coordinates, with z = -1.
-
-    Args:
-        H: Image height in pixels.
-        W: Image width in pixels.
-        focal: Focal length in pixels; a pair (fx, fy) needs `principal`.
-        principal: Principal point (cx, cy) in pixels; the centre when `focal` is one number.
-        use_pixel_centers: Shoot through the middle of each pixel.
-    """
-    offset = 0.5 if use_pixel_centers else 0.0
-    if isinstance(focal, (int, float)):
-        fx = fy = float(focal)
-        cx, cy = W / 2, H / 2
-    else:
-        if principal is None:
-            raise ValueError("A pair of focal lengths needs the `principal` point (cx, cy).")
-        (fx, fy), (cx, cy) = focal, principal
-    x = (torch.arange(W, dtype=torch.float32) + offset - cx) / fx
-    y = -(torch.arange(H, dtype=torch.float32) + offset - cy) / fy
-    y, x = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([x, y, -torch.ones_like(x)], dim=-1)
-
-
-def get_rays(
-    directions: Float[Tensor, "*N 3"],
-    c2w: Float[Tensor, "*B 4 4"],
-    keepdim: bool = False,
-    noise_scale: Number = 0.0,
-    normalize: bool = True,
-    generator: Optional[torch.Generator] = None,
-) -> tuple[Float[Tensor, "*M 3"], Float[Tensor, "*M 3"]]:
-    """Turn pixel directions into rays in world coordinates.
-
-    Args:
-        directions: `[N, 3]` (one per camera), `[H, W, 3]` (shared) or `[B, H, W, 3]`.
-        c2w: `[4, 4]` or `[B, 4, 4]`.
-        keepdim: Keep the image axes instead of returning `[N, 3]`.
-        noise_scale: Standard deviation of noise added to origins and directions.
-        normalize: Make directions unit vectors.
-        generator: Source of the noise; needed when `noise_scale` is not 0.
-
-    Returns:
-        Origins and directions, of one shape.
-    """
-    if directions.ndim == 2 and c2w.ndim == 2:
-        c2w = c2w[None]
-    if directions.ndim == 3 and c2w.ndim == 3:
-        directions = directions[None]
-    axes = (None,) * (directions.ndim - 2) if c2w.ndim == 3 else (None,) * (directions.ndim - 1)
-    rotation = c2w[..., :3, :3] if c2w.ndim == 2 else c2w[(slice(None), *axes, slice(3), slice(3))]
-    rays_d = (directions[..., None, :] * rotation).sum(-1)
-    position = c2w[..., :3, 3] if c2w.ndim == 2 else c2w[(slice(None), *axes, slice(3), 3)]
-    rays_o = position.expand(rays_d.shape)
-    if noise_scale > 0:
-        noise = torch.randn((2, *rays_d.shape), generator=generator).to(rays_d)
-        rays_o, rays_d = rays_o + noise_scale * noise[0], rays_d + noise_scale * noise[1]
-    if normalize:
-        rays_d = F.normalize(rays_d, dim=-1)
-    return (rays_o, rays_d) if keepdim else (rays_o.reshape(-1, 3), rays_d.reshape(-1, 3))
-
-
-def get_projection_matrix(
-    fovy: Float[Tensor, " B"], aspect_wh: Number, near: Number, far: Number
-) -> Float[Tensor, "B 4 4"]:
-    """Return perspective projections.
-
-    Image y points down, as rasterisers expect; `fovy` in radians.
-    """
-    half = torch.tan(fovy / 2.0)
-    proj = torch.zeros(fovy.shape[0], 4, 4, dtype=torch.float32, device=fovy.device)
-    proj[:, 0, 0] = 1.0 / (half * aspect_wh)
-    proj[:, 1, 1] = -1.0 / half
-    proj[:, 2, 2] = -(far + near) / (far - near)
-    proj[:, 2, 3] = -2.0 * far * near / (far - near)
-    proj[:, 3, 2] = -1.0
-    return proj
-
-
-def get_mvp_matrix(
-    c2w: Float[Tensor, "B 4 4"], proj: Float[Tensor, "B 4 4"]
-) -> Float[Tensor, "B 4 4"]:
-    """Return `proj @ inverse(c2w)`, using that the upper left of `c2w` is a rotation."""
-    world_to_camera = torch.zeros_like(c2w)
-    rotation = c2w[:, :3, :3].transpose(1, 2)
-    world_to_camera[:, :3, :3] = rotation
-    world_to_camera[:, :3, 3:] = -rotation @ c2w[:, :3, 3:]
-    world_to_camera[:, 3, 3] = 1.0
-    return proj @ world_to_camera
-
-
 def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
     """Return the mean binary cross entropy of probabilities; unlike torch's, allowed under
     autocast.
@@ -271,3 +210,33 @@ def perpendicular_component(
     inner = torch.sum(x * y, dim=(1, 2, 3), keepdim=True)
     norm = torch.sum(y * y, dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
     return x - inner / norm * y
+
+
+def tet_sdf_diff(
+    vert_sdf: Float[Tensor, "N 1"], tet_edges: Int[Tensor, "M 2"]
+) -> Float[Tensor, ""]:
+    """Penalise sign changes along edges of a tetrahedral grid (nvdiffrec, section 5), which would
+    be floating or inner surfaces.
+
+    Args:
+        vert_sdf: Signed distance at each vertex.
+        tet_edges: The two vertices of each edge.
+    """
+    first, second = vert_sdf[tet_edges[:, 0], 0], vert_sdf[tet_edges[:, 1], 0]
+    changes = torch.sign(first) != torch.sign(second)
+    if not changes.any():
+        return vert_sdf.sum() * 0.0
+    first, second = first[changes], second[changes]
+    entropy = F.binary_cross_entropy_with_logits
+    towards_second = entropy(first, (second > 0).to(first))
+    return towards_second + entropy(second, (first > 0).to(second))
+
+
+def validate_empty_rays(
+    ray_indices: Int[Tensor, " N"], t_start: Float[Tensor, " N"], t_end: Float[Tensor, " N"]
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """Replace a set of no samples by one sample without length, which keeps the graph connected."""
+    if len(ray_indices) > 0:
+        return ray_indices, t_start, t_end
+    warn("No ray meets the scene.")
+    return ray_indices.new_zeros(1), t_start.new_zeros(1), t_end.new_zeros(1)
