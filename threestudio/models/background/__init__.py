@@ -1,5 +1,5 @@
 """Backgrounds: ray directions to colour."""
 
-from . import neural_environment_map, solid_color
+from . import neural_environment_map, solid_color, textured
 
-__all__ = ["neural_environment_map", "solid_color"]
+__all__ = ["neural_environment_map", "solid_color", "textured"]

@@ -1,5 +1,5 @@
 """Materials: features at points to colour."""
 
-from . import no_material
+from . import diffuse_with_point_light, no_material
 
-__all__ = ["no_material"]
+__all__ = ["diffuse_with_point_light", "no_material"]
