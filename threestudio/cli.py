@@ -15,6 +15,10 @@ from threestudio.utils.errors import UserError
 
 USER_ERROR = 2
 """Exit code for what the user can fix, as argparse uses."""
+CHECKER = "beartype.beartype"
+"""What `--typecheck` checks annotations with."""
+TERMINATED = 128 + 15
+"""Exit code after SIGTERM, as shells have it."""
 
 EPILOG = """\
 Settings of the YAML are changed by overrides, `key=value`, for example
@@ -28,7 +32,14 @@ turntable, twice quits. Continue a run, or look at it again, with
 
   python launch.py --config <run>/configs/parsed.yaml --train resume=<run>/ckpts/last.ckpt
   python launch.py --config <run>/configs/parsed.yaml --test resume=<run>/ckpts/last.ckpt
+  python launch.py --config <run>/configs/parsed.yaml --export resume=<run>/ckpts/last.ckpt
 """
+MODES = {
+    "train": "train, then render the turntable",
+    "validate": "render the validation views",
+    "test": "render the turntable",
+    "export": "save a mesh of the scene",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,9 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         "or with -1; ignored if CUDA_VISIBLE_DEVICES is set)",
     )
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--train", action="store_true", help="train, then render the turntable")
-    mode.add_argument("--validate", action="store_true", help="render the validation views")
-    mode.add_argument("--test", action="store_true", help="render the turntable")
+    for name, what in MODES.items():
+        mode.add_argument(f"--{name}", action="store_true", help=what)
+    parser.add_argument(
+        "--typecheck", action="store_true", help="check the shapes of all tensors while running"
+    )
     parser.add_argument(
         "--verbose", action="store_true", help="log more, and show tracebacks of all errors"
     )
@@ -61,21 +74,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit code: 0, or 2 for what the user can fix (one message, no traceback). Other errors are
-        raised.
+        Exit code: 0; 2 for what the user can fix (one message, no traceback); 143 after SIGTERM.
+        Other errors are raised.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_intermixed_args(argv)
     _set_environment(args.gpu)
-    mode = next(mode for mode in ("train", "validate", "test") if getattr(args, mode))
+    mode = next(mode for mode in MODES if getattr(args, mode))
     try:
-        _run(args, mode, argv)
+        return _run(args, mode, argv)
     except Exception as error:
         if args.verbose or not is_for_user(error):
             raise
         sys.stderr.write(f"\nError: {describe(error)}\n")
         return USER_ERROR
-    return 0
 
 
 def _set_environment(gpus: str) -> None:
@@ -87,7 +99,13 @@ def _set_environment(gpus: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> None:
+def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> int:
+    if args.typecheck:
+        from jaxtyping import install_import_hook
+
+        install_import_hook(
+            ["threestudio.data", "threestudio.models", "threestudio.systems"], CHECKER
+        )
     import torch
 
     from threestudio.run import run
@@ -99,7 +117,8 @@ def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> None:
     if not torch.cuda.is_available():
         info("No GPU found: running on the CPU.")
     command = f"python launch.py {shlex.join(argv)}\n{args}"
-    run(args.config, args.overrides, mode=mode, command=command)
+    result = run(args.config, args.overrides, mode=mode, command=command)
+    return TERMINATED if result.terminated else 0
 
 
 def is_for_user(error: BaseException) -> bool:

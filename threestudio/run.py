@@ -20,7 +20,7 @@ from threestudio.trainer import (
     silence_lightning,
     uses_several_gpus,
 )
-from threestudio.utils.callbacks import StopOnInterrupt
+from threestudio.utils.callbacks import StopOnSignal
 from threestudio.utils.checkpoints import read_checkpoint
 from threestudio.utils.config import ExperimentConfig, merge_configs, parse_structured
 from threestudio.utils.config_check import check_config
@@ -29,7 +29,7 @@ from threestudio.utils.logging import get_rank, warn
 from threestudio.utils.misc import set_cpu_only
 from threestudio.utils.random import set_run_seed
 
-MODES = ("train", "validate", "test")
+MODES = ("train", "validate", "test", "export")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class RunResult:
     system: BaseSystem
     trial_dir: str
     interrupted: bool = False
-    """Whether Ctrl+C ended the training before its last step."""
+    """Whether a signal ended the training before its last step."""
+    terminated: bool = False
+    """Whether that signal was SIGTERM, after which nothing else was done."""
 
 
 def run(
@@ -48,12 +50,12 @@ def run(
     mode: str = "train",
     command: Optional[str] = None,
 ) -> RunResult:
-    """Train (and then test), validate or test what a YAML describes.
+    """Train (and then test), validate, test or export what a YAML describes.
 
     Args:
         config_path: The YAML.
         overrides: `key=value` settings, the last ones win.
-        mode: `"train"`, `"validate"` or `"test"`.
+        mode: `"train"`, `"validate"`, `"test"` or `"export"`.
         command: Command line to note in `cmd.txt`.
 
     Raises:
@@ -85,9 +87,13 @@ def run(
     except BaseException:
         _remove_if_empty(cfg.trial_dir)
         raise
-    stops = [callback for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt)]
-    interrupted = any(callback.requested for callback in stops)
-    return RunResult(system=system, trial_dir=cfg.trial_dir, interrupted=interrupted)
+    stops = [callback for callback in trainer.callbacks if isinstance(callback, StopOnSignal)]
+    return RunResult(
+        system=system,
+        trial_dir=cfg.trial_dir,
+        interrupted=any(stop.interrupted or stop.terminated for stop in stops),
+        terminated=any(stop.terminated for stop in stops),
+    )
 
 
 def _compare_lengths(cfg: Any) -> None:
@@ -165,10 +171,16 @@ def _execute(
         trainer.loggers = [*trainer.loggers, *system.get_loggers()]
         write_notes(cfg.trial_dir, command, resumed=checkpoint is not None)
         trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
-        trainer.test(system, datamodule=datamodule, verbose=False)
+        if not any(getattr(callback, "terminated", False) for callback in trainer.callbacks):
+            trainer.test(system, datamodule=datamodule, verbose=False)
         return
     if checkpoint is not None:
         system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
+    if mode == "export":
+        trainer.predict(
+            system, datamodule=datamodule, ckpt_path=cfg.resume, return_predictions=False
+        )
+        return
     getattr(trainer, mode)(system, datamodule=datamodule, ckpt_path=cfg.resume, verbose=False)
 
 

@@ -17,7 +17,7 @@ from threestudio.utils.callbacks import (
     ConfigSnapshotCallback,
     CustomProgressBar,
     RollingCheckpoint,
-    StopOnInterrupt,
+    StopOnSignal,
 )
 from threestudio.utils.checkpoints import to_plain
 from threestudio.utils.errors import ConfigError
@@ -91,7 +91,7 @@ def _callbacks(cfg: Any, config_path: str) -> list[pl.Callback]:
     settings.pop("save_last", None)  # the rolling checkpoint is the last one
     callbacks = [
         ModelCheckpoint(dirpath=folder, **{"enable_version_counter": False, **settings}),
-        StopOnInterrupt(),  # before the rolling checkpoint, which saves when it stops
+        StopOnSignal(),  # before the rolling checkpoint, which saves when it stops
         RollingCheckpoint(folder, rolling),
         LearningRateMonitor(logging_interval="step"),
         CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
@@ -118,6 +118,7 @@ def silence_lightning() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*GPU available but not used.*",
         ".*were in eval mode.*|.*in eval mode at the start of training.*",
+        ".*predict returned None.*",
         ".*dirpath has changed from.*",
         ".*callbacks used to create the checkpoint.*",
     ):

@@ -1,6 +1,7 @@
 """Whole runs of the toy experiment: the run folder, resuming, and failures in the middle."""
 
 import csv
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,30 @@ def test_the_second_interrupt_quits(tmp_path: Path):
     finally:
         signal.signal(signal.SIGINT, former)  # Lightning ignores the signal once it shuts down
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_sigterm_saves_and_does_nothing_else(tmp_path: Path):
+    former = signal.getsignal(signal.SIGTERM)
+    guidance = {"interrupt_at": 3, "signal": "SIGTERM"}
+    result = run(toys.write(tmp_path, guidance=guidance), ["trainer.max_steps=50"])
+    assert result.terminated
+    assert read_checkpoint(f"{result.trial_dir}/ckpts/last.ckpt")["global_step"] == 4
+    assert not list(tmp_path.rglob("*.mp4"))
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_export_saves_what_the_exporter_returns_under_the_step_of_the_weights(tmp_path: Path):
+    first = run(toys.write(tmp_path, exporter_type="toy-exporter"), ["trainer.max_steps=3"])
+    parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
+    Path(first.trial_dir, "save/it3-test.mp4").unlink()
+    run(parsed, [f"resume={resume}"], mode="export")
+    exported = json.loads(Path(first.trial_dir, "save/it3-export/colour.json").read_text())
+    assert exported == pytest.approx(first.system.geometry.color.bias.tolist())
+    assert not Path(first.trial_dir, "save/it3-test.mp4").exists()
+    run(parsed, [f"resume={resume}", "system.exporter.save_video=true"], mode="export")
+    assert Path(first.trial_dir, "save/it3-test.mp4").is_file()
+    with pytest.raises(ValueError, match="'toy-exporter' asks for save_hologram"):
+        run(parsed, [f"resume={resume}", "system.exporter.save_type=hologram"], mode="export")
 
 
 def test_an_unusable_output_folder_is_named(tmp_path: Path):

@@ -11,6 +11,7 @@ import torch.nn as nn
 import yaml
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from threestudio.models.exporters.base import ExporterOutput
 from threestudio.registry import register
 from threestudio.utils.base import BaseModule, BaseObject, Updateable
 from threestudio.utils.config import parse_structured
@@ -71,7 +72,7 @@ class ToyData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return DataLoader(ToyViews())
 
-    test_dataloader = val_dataloader
+    test_dataloader = predict_dataloader = val_dataloader
 
 
 @register("toy-geometry")
@@ -154,9 +155,11 @@ class ToyGuidance(BaseModule):
         fail_at: int = -1
         """Step at which the guidance raises."""
         interrupt_at: int = -1
-        """Step at which Ctrl+C is pressed."""
+        """Step at which a signal arrives."""
         interrupts: int = 1
-        """How often it is pressed."""
+        """How often it arrives."""
+        signal: str = "SIGINT"
+        """Its name."""
         trainer_max_steps: int = 0
 
     def configure(self) -> None:
@@ -170,7 +173,7 @@ class ToyGuidance(BaseModule):
             raise ValueError(f"The reward of candidate 2 is NaN at step {self.step}.")
         if self.step == self.cfg.interrupt_at:
             for _ in range(self.cfg.interrupts):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.Signals[self.cfg.signal])
         target = torch.rand(3, generator=stream("noise", self.step)).to(rgb)
         return {"loss_sds": ((rgb - target) ** 2).mean(), "reward": -1.5, "unet_calls": 8}
 
@@ -178,6 +181,23 @@ class ToyGuidance(BaseModule):
         if self.step % 2:
             return None
         return [[{"type": "rgb", "img": torch.rand(4, 4, 3), "kwargs": {}}]]
+
+
+@register("toy-exporter")
+class ToyExporter(BaseObject):
+    """Exports what the geometry is coloured with."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        save_video: bool = False
+        save_type: str = "json"
+
+    def configure(self, geometry: Any, material: Any, background: Any) -> None:
+        self.geometry = geometry
+
+    def __call__(self) -> list[ExporterOutput]:
+        payload = self.geometry.color.bias.tolist()
+        return [ExporterOutput("colour.json", self.cfg.save_type, {"payload": payload})]
 
 
 def config(root: Path, **system: Any) -> dict[str, Any]:

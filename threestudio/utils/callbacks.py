@@ -39,29 +39,40 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path, map_location="cpu" if map_location is None else map_location)
 
 
-class StopOnInterrupt(Callback):
-    """Ends the training after the running step at the first Ctrl+C; a second one quits.
+class StopOnSignal(Callback):
+    """Ends the training after the running step at the first Ctrl+C or SIGTERM; a second Ctrl+C
+    quits.
 
-    What follows the training (its test) is done either way. Signals reach the main thread only:
-    elsewhere Lightning's own handling stays.
+    After Ctrl+C the run goes on to what follows the training (its test), after SIGTERM, which comes
+    from somebody who is about to switch the machine off, it does not. Signals reach the main thread
+    only: elsewhere Lightning's own handling stays.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._former: Any = None
+        self.interrupted = False
+        self.terminated = False
+        self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._request)
+            for signum, handler in (
+                (signal.SIGINT, self._interrupt),
+                (signal.SIGTERM, self._terminate),
+            ):
+                self._former[signum] = signal.signal(signum, handler)
 
-    def _request(self, signum: int, frame: Any) -> None:
-        if self.requested:
+    def _interrupt(self, signum: int, frame: Any) -> None:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.requested = True
+        self.interrupted = True
         warn("Interrupted: the training ends after this step. Press Ctrl+C again to quit at once.")
 
+    def _terminate(self, signum: int, frame: Any) -> None:
+        self.terminated = True
+        warn("Told to stop: the training ends after this step, and is saved.")
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        trainer.should_stop = trainer.should_stop or self.requested
+        trainer.should_stop = trainer.should_stop or self.interrupted or self.terminated
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore()
@@ -70,9 +81,9 @@ class StopOnInterrupt(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+        self._former.clear()
 
 
 class RollingCheckpoint(Callback):
