@@ -1,13 +1,16 @@
 """View-dependent prompts, embeddings and their cache, with a text encoder of a few kilobytes."""
 
+import hashlib
 import os
+import shutil
 
 import pytest
 import torch
 
-from threestudio.models.prompt_processors import stable_diffusion
+from threestudio.models.prompt_processors import stable_diffusion, tokens
 from threestudio.models.prompt_processors.base import hash_prompt, shift_azimuth_deg
 from threestudio.models.prompt_processors.stable_diffusion import StableDiffusionPromptProcessor
+from threestudio.registry import find
 from threestudio.utils.errors import ConfigError, UserError
 
 TOKENS, WIDTH = 12, 16
@@ -158,6 +161,46 @@ def test_a_changed_model_folder_or_revision_gets_other_entries(tmp_path):
     assert hash_prompt("org/name", "a cat") != hash_prompt("org/name", "a cat", "fp16")
 
 
+def test_a_changed_encoder_is_not_answered_from_the_cache(encoder_folder, tmp_path):
+    """The last hidden states are those after the final normalisation, so they move by its bias."""
+    from transformers import CLIPTextModel
+
+    folder = str(shutil.copytree(encoder_folder, tmp_path / "model"))
+    before = build(folder)().text_embeddings
+    encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    with torch.no_grad():
+        encoder.final_layer_norm.bias += 1.0
+    encoder.save_pretrained(f"{folder}/text_encoder")
+    torch.testing.assert_close(build(folder)().text_embeddings, before + 1.0)
+
+
+def test_a_revision_reaches_the_loader_and_has_entries_of_its_own(encoder_folder, monkeypatch):
+    loaded, asked = stable_diffusion.load_text_encoder(encoder_folder), []
+    monkeypatch.setattr(
+        stable_diffusion,
+        "load_text_encoder",
+        lambda path, revision: asked.append((path, revision)) or loaded,
+    )
+    for revision in (None, "fp16", None, "fp16"):
+        build("org/name", revision=revision)
+    assert asked == [("org/name", None), ("org/name", "fp16")]
+
+
+def test_the_names_of_entries_stay_what_they_were():
+    """Otherwise every stored embedding would be computed again."""
+    expected = hashlib.md5(b"org/name@main-a cat").hexdigest()
+    assert hash_prompt("org/name", "a cat") == expected
+    assert hash_prompt("org/name", "a cat", details=" 20 tokens") != expected
+
+
+def test_spawn_changes_nothing(encoder_folder):
+    first, second = (
+        build(encoder_folder, spawn=spawn, use_cache=False)().text_embeddings_vd
+        for spawn in (True, False)
+    )
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("prompt", ["a/b\\..\"'", "\U0001f431 cat", "x" * 10_000, ""])
 def test_any_prompt_works(encoder_folder, prompt):
     assert build(encoder_folder, prompt=prompt)().text_embeddings.shape == (1, TOKENS, WIDTH)
@@ -165,7 +208,7 @@ def test_any_prompt_works(encoder_folder, prompt):
 
 def test_a_prompt_that_is_cut_is_reported(encoder_folder, monkeypatch):
     messages = []
-    monkeypatch.setattr(stable_diffusion, "warn", messages.append)
+    monkeypatch.setattr(tokens, "warn", messages.append)
     build(encoder_folder, prompt="a red cube on the left of a blue sphere")
     assert "reads 12: the end is ignored ('a red cube" in messages[0]
     assert "Shorten `system.prompt_processor.prompt`" in messages[0]
@@ -188,23 +231,23 @@ def test_a_model_that_cannot_be_fetched_is_answered_with_the_command(monkeypatch
         build("stabilityai/stable-diffusion-2-1-base")
 
 
-def test_the_prompt_library_needs_one_match(encoder_folder, tmp_path, monkeypatch):
+def test_the_dummy_has_texts_but_no_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no load/prompt_library.json"):
-        build(encoder_folder, prompt="lib:cat")
-    (tmp_path / "load").mkdir()
-    library = '{"dreamfusion": ["a Cat with a hat", "a cat", "a dog"]}'
-    (tmp_path / "load" / "prompt_library.json").write_text(library)
-    assert build(encoder_folder, prompt="lib:hat_cat")().prompt == "a Cat with a hat"
-    with pytest.raises(ConfigError, match="matches 2: a Cat with a hat; a cat. Add keywords"):
-        build(encoder_folder, prompt="lib:cat")
-    with pytest.raises(ConfigError, match="matches 0. Use other keywords"):
-        build(encoder_folder, prompt="lib:cow")
+    dummy = find("dummy-prompt-processor")
+    assert dummy({})().prompt == ""
+    prompts = dummy({"prompt": "a cat", "use_perp_neg": True})()
+    assert prompts.prompts_vd[1] == "a cat, front view"
+    places = cameras([0.0, 120.0, 0.0], [0.0, 0.0, 80.0])
+    assert prompts.get_text_embeddings(*places).shape == (6, 0, 0)
+    assert prompts.get_text_embeddings(*places, view_dependent_prompting=False).shape == (6, 0, 0)
+    assert prompts.get_text_embeddings_perp_neg(*places)[0].shape == (12, 0, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_prompt_debiasing_is_refused(encoder_folder):
-    with pytest.raises(ConfigError, match="use_prompt_debiasing` is not available"):
-        build(encoder_folder, use_prompt_debiasing=True)
+@pytest.mark.parametrize("value", [[1, 0.5], 1.0, [1, 0.5, "a"], None])
+def test_weights_of_perp_neg_that_are_not_three_numbers_are_reported(value):
+    with pytest.raises(ConfigError, match="`system.prompt_processor.perp_neg_f_fs` is .*three"):
+        find("dummy-prompt-processor")({"perp_neg_f_fs": value})
 
 
 def test_perp_neg_interpolates_between_the_views(encoder_folder):

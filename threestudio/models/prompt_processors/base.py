@@ -1,12 +1,8 @@
 """The base of prompt processors: view-dependent prompts, and embeddings that are computed once and
 kept on disk."""
 
-import hashlib
-import json
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -14,18 +10,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.faults import refuse
-from threestudio.models.prompt_processors.output import PromptProcessorOutput
-from threestudio.models.prompt_processors.source import fingerprint, folder_faults
+from threestudio.models.prompt_processors.cache import (
+    CACHE_DIR,
+    hash_prompt,
+    read_embedding,
+    store_embedding,
+)
+from threestudio.models.prompt_processors.debiasing import (
+    bert_view_probabilities,
+    debias_prompt,
+    debiasing_faults,
+)
+from threestudio.models.prompt_processors.library import library_faults, resolve_prompt
+from threestudio.models.prompt_processors.output import (
+    PERP_NEG,
+    PromptProcessorOutput,
+    perp_neg_faults,
+)
+from threestudio.models.prompt_processors.source import folder_faults
 from threestudio.models.prompt_processors.views import (
     DirectionConfig,
     make_directions,
     shift_azimuth_deg,
 )
 from threestudio.utils.base import BaseObject
-from threestudio.utils.errors import ConfigError, UserError
+from threestudio.utils.errors import UserError
+from threestudio.utils.logging import info
 from threestudio.utils.misc import barrier, cleanup, get_rank
 
 __all__ = [
+    "CACHE_DIR",
     "DirectionConfig",
     "PromptProcessor",
     "PromptProcessorOutput",
@@ -34,42 +48,10 @@ __all__ = [
     "store_embedding",
 ]
 
-CACHE_DIR = ".threestudio_cache/text_embeddings"
-LIBRARY = "load/prompt_library.json"
 
-
-def hash_prompt(model: str, prompt: str, revision: Optional[str] = None) -> str:
-    """Name the cache entry of a prompt; a changed model folder or another revision gets another
-    name."""
-    return hashlib.md5(f"{fingerprint(model, revision)}-{prompt}".encode()).hexdigest()
-
-
-def store_embedding(embedding: Float[Tensor, "S D"], path: str) -> None:
-    """Write an embedding so that a reader never sees half a file."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        torch.save(embedding.detach().cpu().clone(), file)
-    os.replace(partial, path)
-
-
-def library_prompt(keywords: str) -> str:
-    """Find the one entry of the prompt library that contains all keywords, given as `kw1_kw2`."""
-    if not os.path.isfile(LIBRARY):
-        raise ConfigError(
-            f"`prompt: lib:{keywords}` needs the prompt library, but there is no {LIBRARY}. "
-            "Write the prompt itself."
-        )
-    entries = json.loads(Path(LIBRARY).read_text(encoding="utf-8"))["dreamfusion"]
-    words = keywords.lower().split("_")
-    found = [entry for entry in entries if all(word in entry.lower() for word in words)]
-    if len(found) != 1:
-        raise ConfigError(
-            f"`prompt: lib:{keywords}` must match one entry of {LIBRARY}, but matches {len(found)}"
-            + (f": {'; '.join(found[:5])}. Add keywords." if found else ". Use other keywords.")
-        )
-    return found[0]
+def text_faults(cfg: Any) -> list[str]:
+    """List what is wrong with the settings of the texts, which need no encoder."""
+    return library_faults(cfg.prompt) + debiasing_faults(cfg) + perp_neg_faults(cfg)
 
 
 class PromptProcessor(BaseObject):
@@ -121,25 +103,18 @@ class PromptProcessor(BaseObject):
         perp_neg_f_sf: Any = (4, 0.5, -2.426)
         """Weight of the side between front and side."""
         use_prompt_debiasing: bool = False
-        """Not available here; must be false."""
+        """Leave out of each view's prompt the words that contradict the view (Hong et al. 2023)."""
         pretrained_model_name_or_path_prompt_debiasing: str = "bert-base-uncased"
-        """Kept for upstream's YAMLs: language model of the debiasing."""
+        """Masked language model that judges the words: folder of a BERT, or hub id."""
         prompt_debiasing_mask_ids: Optional[list[int]] = None
-        """Kept for upstream's YAMLs: positions of the words that may be debiased."""
+        """Positions of the words that may be left out, from 0; null for all."""
 
     cfg: Config
 
     @staticmethod
     def check(cfg: Any) -> list[str]:
-        """List what is wrong with a configuration: unsupported settings, a missing model folder."""
-        faults = folder_faults(str(cfg.pretrained_model_name_or_path))
-        if cfg.use_prompt_debiasing:
-            faults.append(
-                "`system.prompt_processor.use_prompt_debiasing` is not available. Set it to false, "
-                "or write the prompts of the views yourself (`prompt_front`, `prompt_side`, "
-                "`prompt_back`)."
-            )
-        return faults
+        """List what is wrong with a configuration: a missing model, texts that cannot be made."""
+        return folder_faults(str(cfg.pretrained_model_name_or_path)) + text_faults(cfg)
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -154,7 +129,8 @@ class PromptProcessor(BaseObject):
         self.prompt = self.preprocess_prompt(cfg.prompt)
         self.negative_prompt = cfg.negative_prompt
         self.prompts_vd = [
-            getattr(cfg, f"prompt_{d.name}") or d.prompt(self.prompt) for d in self.directions
+            getattr(cfg, f"prompt_{d.name}") or d.prompt(text)
+            for d, text in zip(self.directions, self.prompts_per_view(), strict=True)
         ]
         self.negative_prompts_vd = [
             d.negative_prompt(self.negative_prompt) for d in self.directions
@@ -170,12 +146,34 @@ class PromptProcessor(BaseObject):
 
     def preprocess_prompt(self, prompt: str) -> str:
         """Resolve `lib:` prompts."""
-        return library_prompt(prompt[4:]) if prompt.startswith("lib:") else prompt
+        return resolve_prompt(prompt)
+
+    def prompts_per_view(self) -> list[str]:
+        """Return what each direction's words are added to: the prompt, debiased if that is on."""
+        if not self.cfg.use_prompt_debiasing:
+            return [self.prompt] * len(self.directions)
+        positions = self.cfg.prompt_debiasing_mask_ids
+        probabilities = bert_view_probabilities(
+            self.cfg.pretrained_model_name_or_path_prompt_debiasing
+        )
+        texts = debias_prompt(
+            self.prompt, probabilities, None if positions is None else list(positions)
+        )
+        named = (f"{d.name}: '{text}'" for d, text in zip(self.directions, texts, strict=True))
+        info(f"Prompts after debiasing: {', '.join(named)}.")
+        return texts
 
     def cache_path(self, prompt: str) -> str:
         """Return the file of a prompt's embedding."""
-        name = hash_prompt(self.cfg.pretrained_model_name_or_path, prompt, self.cfg.revision)
+        cfg = self.cfg
+        name = hash_prompt(
+            cfg.pretrained_model_name_or_path, prompt, cfg.revision, self.cache_details()
+        )
         return os.path.join(CACHE_DIR, f"{name}.pt")
+
+    def cache_details(self) -> str:
+        """Describe the settings of the encoding that change an embedding; part of its name."""
+        return ""
 
     def prepare_text_embeddings(self) -> None:
         """Compute the embeddings that are not on disk, on rank 0."""
@@ -184,7 +182,7 @@ class PromptProcessor(BaseObject):
             missing = [
                 text
                 for text in dict.fromkeys(texts)
-                if not self.cfg.use_cache or self._read(text) is None
+                if not self.cfg.use_cache or read_embedding(self.cache_path(text)) is None
             ]
             if missing:
                 self.encode_missing(missing)
@@ -195,17 +193,9 @@ class PromptProcessor(BaseObject):
         """Compute and store embeddings."""
         self.spawn_func(self.cfg.pretrained_model_name_or_path, prompts, CACHE_DIR)
 
-    def _read(self, prompt: str) -> Optional[Tensor]:
-        try:
-            return torch.load(self.cache_path(prompt), map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return None
-        except Exception:  # a damaged cache entry is as good as none
-            return None
-
     def load_from_cache(self, prompt: str) -> Float[Tensor, "S D"]:
         """Return the stored embedding of a prompt."""
-        embedding = self._read(prompt)
+        embedding = read_embedding(self.cache_path(prompt))
         if embedding is None:
             raise UserError(
                 f"The text embedding {self.cache_path(prompt)} was not written. Delete "
@@ -226,7 +216,6 @@ class PromptProcessor(BaseObject):
     def __call__(self) -> PromptProcessorOutput:
         """Return the embeddings and texts."""
         cfg = self.cfg
-        names = ("perp_neg_f_sb", "perp_neg_f_fsb", "perp_neg_f_fs", "perp_neg_f_sf")
         return PromptProcessorOutput(
             text_embeddings=self.text_embeddings,
             uncond_text_embeddings=self.uncond_text_embeddings,
@@ -235,7 +224,7 @@ class PromptProcessor(BaseObject):
             directions=self.directions,
             direction2idx=self.direction2idx,
             use_perp_neg=cfg.use_perp_neg,
-            **{name: tuple(float(v) for v in getattr(cfg, name)) for name in names},
+            **{name: tuple(float(v) for v in getattr(cfg, name)) for name in PERP_NEG},
             prompt=self.prompt,
             prompts_vd=self.prompts_vd,
         )

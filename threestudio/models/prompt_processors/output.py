@@ -1,6 +1,8 @@
 """What a prompt processor hands to guidances and rewards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +14,25 @@ from threestudio.models.prompt_processors.views import (
     shift_azimuth_deg,
 )
 from threestudio.utils.ops import shifted_expotional_decay
+
+PERP_NEG = ("perp_neg_f_sb", "perp_neg_f_fsb", "perp_neg_f_fs", "perp_neg_f_sf")
+"""Settings of Perp-Neg's weights: `(a, b, c)` each."""
+
+
+def perp_neg_faults(cfg: Any) -> list[str]:
+    """List the weights of Perp-Neg in a prompt processor's block that are not three numbers."""
+    return [
+        f"`system.prompt_processor.{name}` is {getattr(cfg, name)!r}, but must be three numbers "
+        "[a, b, c] for `a exp(-b r) + c`, such as [1, 0.5, -0.606]."
+        for name in PERP_NEG
+        if not _is_triple(getattr(cfg, name))
+    ]
+
+
+def _is_triple(value: Any) -> bool:
+    if not isinstance(value, Sequence) or len(value) != 3:  # OmegaConf's lists and tuples, too
+        return False
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
 
 
 @dataclass

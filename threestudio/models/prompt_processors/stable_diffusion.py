@@ -15,9 +15,9 @@ from threestudio.models.prompt_processors.base import (
     store_embedding,
 )
 from threestudio.models.prompt_processors.source import load_failure, resolve
+from threestudio.models.prompt_processors.tokens import warn_if_cut
 from threestudio.registry import register
 from threestudio.utils.errors import UserError
-from threestudio.utils.logging import warn
 from threestudio.utils.misc import get_device
 
 
@@ -46,14 +46,7 @@ def encode_prompts(tokenizer: Any, encoder: Any, prompts: list[str]) -> Float[Te
     embedding must not depend on what else was missing when it was computed.
     """
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    for prompt in prompts:
-        count = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
-        if count > length:
-            warn(
-                f"A prompt has {count} tokens, but the text encoder reads {length}: the end is "
-                f"ignored ('{prompt[:40]}...'). Shorten `system.prompt_processor.prompt` to "
-                "silence this."
-            )
+    warn_if_cut(tokenizer, prompts, length)
     tokens = tokenizer(
         prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
