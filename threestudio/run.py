@@ -129,8 +129,10 @@ def _build(cfg: Any, checkpoint: Optional[dict[str, Any]]) -> tuple[Any, BaseSys
 
 def _check_fit(system: BaseSystem, checkpoint: dict[str, Any], path: str) -> None:
     """Compare names and shapes, for one message in place of Lightning's traceback."""
-    own = {name: tuple(value.shape) for name, value in system.state_dict().items()}
-    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    own, saved = (
+        {name: tuple(value.shape) for name, value in state.items() if torch.is_tensor(value)}
+        for state in (system.state_dict(), checkpoint["state_dict"])
+    )
     differing = sorted(n for n in own.keys() | saved.keys() if own.get(n) != saved.get(n))
     if differing:
         name = differing[0]

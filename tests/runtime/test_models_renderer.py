@@ -323,7 +323,7 @@ def test_occupancy_decays_and_finds_the_box_around_matter():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "proposal"}, "'proposal'; available: occgrid"),
+        ({"estimator": "grid"}, "'grid'; available: occgrid"),
         ({"num_samples_per_ray": 0}, "num_samples_per_ray` is 0"),
     ],
 )

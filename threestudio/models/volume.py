@@ -2,14 +2,17 @@
 
 A ray is `origin + t * direction`. Its samples sit on a lattice `t_k = t_enter + (k + offset) *
 step` that starts where the ray enters the scene's box, so that leaving samples out never moves the
-others."""
+others; or in the middle of given intervals."""
 
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from threestudio.utils.typing import Number
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Samples:
     """World positions."""
     directions: Float[Tensor, "P 3"]
     """Direction of the sample's ray."""
-    step: float
-    """Length of the interval that each sample stands for."""
+    step: Union[Number, Float[Tensor, " P"]]
+    """Length of the interval that each sample stands for; a number where all are equal."""
 
     def keep(self, rows: Int[Tensor, " Q"]) -> "Samples":
         """Return the samples of some rows, given in ascending order."""
@@ -34,8 +37,14 @@ class Samples:
                 x.index_select(0, rows)
                 for x in (self.ray_indices, self.t, self.points, self.directions)
             ),
-            step=self.step,
+            step=self.step.index_select(0, rows) if isinstance(self.step, Tensor) else self.step,
         )
+
+    def lengths(self) -> Float[Tensor, "P 1"]:
+        """Return the length of each sample's interval."""
+        if isinstance(self.step, Tensor):
+            return self.step[:, None]
+        return torch.full_like(self.t[:, None], self.step)
 
     def __len__(self) -> int:
         return len(self.t)
@@ -87,6 +96,27 @@ def march(
     return Samples(rays, t, origins.index_select(0, rays) + along * t[:, None], along, step)
 
 
+def between(
+    rays: Int[Tensor, " R"],
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    edges: Float[Tensor, "R e"],
+) -> Samples:
+    """Place one sample in the middle of each interval.
+
+    Args:
+        rays: Index of each ray, ascending.
+        origins: Ray origins.
+        directions: Ray directions.
+        edges: Borders of each ray's intervals, ascending; every ray has equally many.
+    """
+    t, length = (edges[:, :-1] + edges[:, 1:]) / 2.0, edges.diff(dim=-1)
+    count = t.shape[1]
+    along = directions.repeat_interleave(count, dim=0)
+    points = origins.repeat_interleave(count, dim=0) + along * t.reshape(-1, 1)
+    return Samples(rays.repeat_interleave(count), t.reshape(-1), points, along, length.reshape(-1))
+
+
 def accumulated_before(
     values: Float[Tensor, " P"], ray_indices: Int[Tensor, " P"], n_rays: int
 ) -> Float[Tensor, " P"]:
@@ -106,8 +136,16 @@ def transmittance_and_alpha(
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
     """Return `T_i = exp(-sum_{j<i} density_j step)` and `alpha_i = 1 - exp(-density_i step)` (NeRF,
     equation 3)."""
-    optical = density * samples.step
-    transmittance = torch.exp(-accumulated_before(optical, samples.ray_indices, n_rays))
+    return attenuate(density * samples.step, samples.ray_indices, n_rays)
+
+
+def attenuate(
+    optical: Float[Tensor, " P"], ray_indices: Int[Tensor, " P"], n_rays: int
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    """Return the light that reaches each interval and the share that the interval keeps, of the
+    optical depths of the intervals: `T_i = exp(-sum_{j<i} optical_j)` and `alpha_i = 1 -
+    exp(-optical_i)`."""
+    transmittance = torch.exp(-accumulated_before(optical, ray_indices, n_rays))
     return transmittance, -torch.expm1(-optical)
 
 

@@ -56,9 +56,9 @@ class BaseLift3DSystem(BaseSystem):
     def configure(self) -> None:
         """Build geometry, material, background and the renderer over them."""
         cfg = self.cfg
-        self.converted = bool(cfg.geometry_convert_from) and not (cfg.weights or self.resumed)
+        converted = cfg.geometry_convert_from and not (cfg.weights or self.resumed)
         self.geometry = (
-            convert_geometry(cfg) if self.converted else find(cfg.geometry_type)(cfg.geometry)
+            convert_geometry(cfg) if converted else find(cfg.geometry_type)(cfg.geometry)
         )
         self.material = find(cfg.material_type)(cfg.material)
         self.background = find(cfg.background_type)(cfg.background)
@@ -75,8 +75,7 @@ class BaseLift3DSystem(BaseSystem):
             warn("No folder to save to was set: pictures cannot be saved.")
         else:
             info(f"Results are saved to {os.path.relpath(self.get_save_dir())}")
-        started_elsewhere = self.converted or self.resumed or self.cfg.weights
-        if hasattr(self.geometry, "initialize_shape") and not started_elsewhere:
+        if hasattr(self.geometry, "initialize_shape") and not self.resumed:
             self.geometry.initialize_shape()
 
     def on_predict_start(self) -> None:

@@ -21,10 +21,11 @@ from .images import (
     uv_image,
 )
 from .logging import warn
+from .saving_meshes import MeshSaverMixin
 from .typing import Number
 
 
-class SaverMixin:
+class SaverMixin(MeshSaverMixin):
     """Saves pictures, videos and data under one folder, for a class that has its own constructor.
 
     Pictures are RGB arrays throughout (upstream's helpers hold BGR between drawing and writing).
@@ -220,17 +221,19 @@ class SaverMixin:
         """Copy a file."""
         return shutil.copyfile(src, self.get_save_path(filename))
 
-    def save_mesh(
-        self, filename: str, v_pos: Any, t_pos_idx: Any, v_tex: Any = None, t_tex_idx: Any = None
+    def save_cubemap(
+        self,
+        filename: str,
+        img: Any,
+        data_range: Sequence[Number] = (0, 1),
+        rgba: bool = False,
     ) -> str:
-        """Save vertices `[N, 3]` and triangles `[M, 3]` in the format of the file name's suffix."""
-        import trimesh
-
-        visual = None if v_tex is None else trimesh.visual.TextureVisuals(uv=to_numpy(v_tex))
-        mesh = trimesh.Trimesh(to_numpy(v_pos), to_numpy(t_pos_idx), visual=visual, process=False)
-        path = self.get_save_path(filename)
-        mesh.export(path)
-        return path
+        """Save six faces `[6, S, S, C]` (+x, -x, +y, -y, +z, -z) as an unfolded cube of 3 x 4."""
+        faces = [rgb_image(face, "HWC", data_range, rgba) for face in to_numpy(img)]
+        empty = np.zeros_like(faces[0])
+        rows = ((None, 2, None, None), (1, 4, 0, 5), (None, 3, None, None))
+        strips = [[empty if face is None else faces[face] for face in row] for row in rows]
+        return self._write(filename, np.concatenate([np.concatenate(s, 1) for s in strips], 0))
 
     def _write(
         self, filename: str, img: np.ndarray, name: Optional[str] = None, step: Optional[int] = None

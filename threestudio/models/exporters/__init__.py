@@ -1,5 +1,5 @@
 """Exporters: a trained scene to files."""
 
-from . import base
+from . import base, mesh_exporter
 
-__all__ = ["base"]
+__all__ = ["base", "mesh_exporter"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.geometry.base import BaseImplicitGeometry
+from threestudio.models.geometry.base import BaseGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.renderers.base import Scene, SceneHolder
 from threestudio.registry import register
@@ -33,7 +33,7 @@ class Exporter(SceneHolder, BaseObject):
 
     def configure(
         self,
-        geometry: BaseImplicitGeometry,
+        geometry: BaseGeometry,
         material: BaseMaterial,
         background: BaseBackground,
     ) -> None:

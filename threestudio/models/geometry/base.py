@@ -11,9 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio.models.geometry.extraction import build_helper, extract, isosurface_faults
+from threestudio.models.isosurface import IsosurfaceHelper
+from threestudio.models.mesh import Mesh
 from threestudio.utils.base import BaseModule
+from threestudio.utils.errors import ConfigError
 
-Density = Callable[[Tensor], Tensor]
+Field = Callable[[Tensor], Tensor]
 
 
 def contract_to_unisphere(
@@ -54,33 +58,30 @@ class BaseGeometry(BaseModule):
 
 
 class BaseImplicitGeometry(BaseGeometry):
-    """A field over the box [-radius, radius]^3.
-
-    The `isosurface...` settings are accepted for upstream's YAMLs; they belong to mesh extraction.
-    """
+    """A field over the box [-radius, radius]^3; a mesh can be taken of one of its levels."""
 
     @dataclass
     class Config(BaseGeometry.Config):
         radius: float = 1.0
         """Half edge of the scene's box, world units."""
         isosurface: bool = True
-        """Kept for upstream's YAMLs: whether a mesh can be taken of this geometry."""
+        """Whether a mesh can be taken of this geometry."""
         isosurface_method: str = "mt"
-        """Kept for upstream's YAMLs: mt or mc-cpu."""
+        """mt: marching tetrahedra, with gradients; mc-cpu: marching cubes, by scikit-image."""
         isosurface_resolution: int = 128
-        """Kept for upstream's YAMLs: cells along each side of the box."""
+        """Layers of grid vertices along each side of the box."""
         isosurface_threshold: Any = 0.0
-        """Kept for upstream's YAMLs: level of the surface, a number or "auto"."""
+        """Level of the surface: a number, or "auto" for the mean of all values above 1e-5."""
         isosurface_chunk: int = 0
-        """Kept for upstream's YAMLs: points evaluated at once, 0 for all."""
+        """Points evaluated at once, 0 for all."""
         isosurface_coarse_to_fine: bool = True
-        """Kept for upstream's YAMLs: find a tight box first."""
+        """Extract twice: the first surface gives a tighter box, with a margin of 10 %."""
         isosurface_deformable_grid: bool = False
-        """Kept for upstream's YAMLs: let grid vertices move."""
+        """Let grid vertices move, by a network of the geometry; volumes have none."""
         isosurface_remove_outliers: bool = True
-        """Kept for upstream's YAMLs: drop small components."""
+        """Drop small components (needs scipy), unless the mesh has gradients."""
         isosurface_outlier_n_faces_threshold: Any = 0.01
-        """Kept for upstream's YAMLs: what counts as small, faces or share of the largest."""
+        """Triangles that a component needs: an int is a count, a float a share of the largest's."""
 
     cfg: Config
     bbox: Float[Tensor, "2 3"]
@@ -89,6 +90,7 @@ class BaseImplicitGeometry(BaseGeometry):
         radius = float(self.cfg.radius)
         self.register_buffer("bbox", torch.tensor([[-radius] * 3, [radius] * 3]))
         self.unbounded = False
+        self.isosurface_helper: Optional[IsosurfaceHelper] = None
 
     def forward(
         self, points: Float[Tensor, "*N 3"], output_normal: bool = False
@@ -111,6 +113,16 @@ class BaseImplicitGeometry(BaseGeometry):
     ) -> Float[Tensor, "*N 1"]:
         """Return a level set function: zero on the surface, negative inside."""
         return threshold - field
+
+    def isosurface(self) -> Mesh:
+        """Return the surface in world units, see `extraction.extract`."""
+        if not self.cfg.isosurface:
+            raise ConfigError(
+                "A mesh is asked for, but `system.geometry.isosurface` is false. Set it to true."
+            )
+        if self.isosurface_helper is None:
+            self.isosurface_helper = build_helper(self.cfg).to(self.bbox.device)
+        return extract(self, self.isosurface_helper)
 
 
 class BaseExplicitGeometry(BaseGeometry):
@@ -166,38 +178,59 @@ def volume_faults(cfg: Any, blobs: tuple[str, ...], normal_types: tuple[str, ...
             f"`system.geometry.normal_type` is {cfg.normal_type!r}; it must be null or one of "
             f"{', '.join(normal_types)}."
         )
-    return faults
+    return faults + isosurface_faults(cfg)
 
 
-def finite_difference_normal(
-    density: Density,
+def finite_difference_descent(
+    field: Field,
     points: Float[Tensor, "*N 3"],
     center: Float[Tensor, "*N 1"],
     eps: float,
     radius: float,
 ) -> Float[Tensor, "*N 3"]:
-    """Estimate `-grad density`, normalised, by forward differences: `(f(x) - f(x + e)) / eps`."""
+    """Estimate `-grad field` by forward differences: `(f(x) - f(x + e)) / eps`."""
     offsets = torch.eye(3, dtype=points.dtype, device=points.device) * eps
     shifted = (points[..., None, :] + offsets).clamp(-radius, radius)
-    return F.normalize((center - density(shifted)[..., 0]) / eps, dim=-1)
+    return (center - field(shifted)[..., 0]) / eps
 
 
-def laplacian_normal(
-    density: Density, points: Float[Tensor, "*N 3"], eps: float, radius: float
+def laplacian_descent(
+    field: Field, points: Float[Tensor, "*N 3"], eps: float, radius: float
 ) -> Float[Tensor, "*N 3"]:
-    """Estimate `-grad density`, normalised, by central differences: `(f(x - e) - f(x + e)) / (2
-    eps)`."""
+    """Estimate `-grad field` by central differences: `(f(x - e) - f(x + e)) / (2 eps)`."""
     offsets = torch.eye(3, dtype=points.dtype, device=points.device) * eps
-    ahead = density((points[..., None, :] + offsets).clamp(-radius, radius))[..., 0]
-    behind = density((points[..., None, :] - offsets).clamp(-radius, radius))[..., 0]
-    return F.normalize(0.5 * (behind - ahead) / eps, dim=-1)
+    ahead = field((points[..., None, :] + offsets).clamp(-radius, radius))[..., 0]
+    behind = field((points[..., None, :] - offsets).clamp(-radius, radius))[..., 0]
+    return 0.5 * (behind - ahead) / eps
 
 
-def analytic_normal(density: Density, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """Differentiate the density: `-grad density`, normalised; itself differentiable where gradients
-    are on."""
+def analytic_descent(field: Field, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
+    """Differentiate: `-grad field`; itself differentiable where gradients are on."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = points.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(density(inputs).sum(), inputs, create_graph=create_graph)
-    return F.normalize(-gradient, dim=-1)
+        (gradient,) = torch.autograd.grad(field(inputs).sum(), inputs, create_graph=create_graph)
+    return -gradient
+
+
+def finite_difference_normal(
+    density: Field,
+    points: Float[Tensor, "*N 3"],
+    center: Float[Tensor, "*N 1"],
+    eps: float,
+    radius: float,
+) -> Float[Tensor, "*N 3"]:
+    """Return `finite_difference_descent`, normalised: the normal of a density."""
+    return F.normalize(finite_difference_descent(density, points, center, eps, radius), dim=-1)
+
+
+def laplacian_normal(
+    density: Field, points: Float[Tensor, "*N 3"], eps: float, radius: float
+) -> Float[Tensor, "*N 3"]:
+    """Return `laplacian_descent`, normalised."""
+    return F.normalize(laplacian_descent(density, points, eps, radius), dim=-1)
+
+
+def analytic_normal(density: Field, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
+    """Return `analytic_descent`, normalised."""
+    return F.normalize(analytic_descent(density, points), dim=-1)

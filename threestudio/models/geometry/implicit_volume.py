@@ -1,15 +1,17 @@
 """`implicit-volume`: density and features from an input encoding and small networks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
+    BaseGeometry,
     BaseImplicitGeometry,
     analytic_normal,
     blob_bias,
@@ -20,6 +22,7 @@ from threestudio.models.geometry.base import (
 )
 from threestudio.models.networks import ENCODINGS, NETWORKS, get_encoding, get_mlp, otype_faults
 from threestudio.registry import register
+from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
 
 NORMAL_TYPES = ("pred", "finite_difference", "finite_difference_laplacian", "analytic")
@@ -27,7 +30,8 @@ BLOBS = ("blob_magic3d", "blob_dreamfusion")
 ONCE_DIFFERENTIABLE = ("KPlanes", "TriPlane")
 
 
-def _encoding() -> dict[str, Any]:
+def default_encoding() -> dict[str, Any]:
+    """Return upstream's encoding of positions: 16 levels of 2 features."""
     return {
         "otype": "HashGrid",
         "n_levels": 16,
@@ -38,7 +42,8 @@ def _encoding() -> dict[str, Any]:
     }
 
 
-def _network() -> dict[str, Any]:
+def default_network() -> dict[str, Any]:
+    """Return upstream's small network."""
     return {
         "otype": "VanillaMLP",
         "activation": "ReLU",
@@ -46,6 +51,43 @@ def _network() -> dict[str, Any]:
         "n_neurons": 64,
         "n_hidden_layers": 1,
     }
+
+
+def network_faults(cfg: Any) -> list[str]:
+    """List what is wrong with the types of a geometry's encoding and networks."""
+    blocks = {"pos_encoding_config": ENCODINGS, "mlp_network_config": NETWORKS}
+    return [
+        fault
+        for name, table in blocks.items()
+        for fault in otype_faults(f"system.geometry.{name}", cfg[name].get("otype"), table)
+    ]
+
+
+def analytic_faults(cfg: Any) -> list[str]:
+    """Say so if the encoding cannot be differentiated twice, as analytic normals need."""
+    otype = cfg.pos_encoding_config.get("otype")
+    if cfg.normal_type != "analytic" or otype not in ONCE_DIFFERENTIABLE:
+        return []
+    return [
+        "`system.geometry.normal_type` analytic needs second derivatives, which the "
+        f"encoding {otype} does not have. Set `system.geometry.normal_type` to "
+        "finite_difference, or `system.geometry.pos_encoding_config.otype` to HashGrid."
+    ]
+
+
+def copy_parts(source: nn.Module, target: nn.Module, names: Iterable[str]) -> None:
+    """Copy the weights of the named parts that both have."""
+    for name in names:
+        if not (hasattr(source, name) and hasattr(target, name)):
+            continue
+        try:
+            getattr(target, name).load_state_dict(getattr(source, name).state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                f"The {name} of the {type(source).__name__} does not fit into the new geometry. "
+                "Give `system.geometry` the encoding, network and feature settings of the run "
+                f"that is converted. ({error})"
+            ) from error
 
 
 @register("implicit-volume")
@@ -67,9 +109,9 @@ class ImplicitVolume(BaseImplicitGeometry):
         """Height of the blob bias, in units of the raw density."""
         density_blob_std: float = 0.5
         """Width of the blob bias, world units."""
-        pos_encoding_config: dict = field(default_factory=_encoding)
+        pos_encoding_config: dict = field(default_factory=default_encoding)
         """Encoding of positions; TriPlane and KPlanes are the fast ones on a CPU."""
-        mlp_network_config: dict = field(default_factory=_network)
+        mlp_network_config: dict = field(default_factory=default_network)
         """Networks on top of it."""
         normal_type: Optional[str] = "finite_difference"
         """null, pred, finite_difference, finite_difference_laplacian or analytic; computed only on
@@ -77,7 +119,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         finite_difference_normal_eps: float = 0.01
         """Distance of finite differences, world units."""
         isosurface_threshold: Any = 25.0
-        """Kept for upstream's YAMLs: density of the surface."""
+        """Density of the surface, or "auto"."""
         anneal_density_blob_std_config: Optional[dict] = None
         """`min_anneal_step, max_anneal_step, start_val, end_val`: linear schedule of
         `density_blob_std`. Upstream reads these keys too, but its density ignores them."""
@@ -87,18 +129,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        otype = cfg.pos_encoding_config.get("otype")
-        faults = volume_faults(cfg, BLOBS, NORMAL_TYPES)
-        faults += otype_faults("system.geometry.pos_encoding_config", otype, ENCODINGS)
-        network = cfg.mlp_network_config.get("otype")
-        faults += otype_faults("system.geometry.mlp_network_config", network, NETWORKS)
-        if cfg.normal_type == "analytic" and otype in ONCE_DIFFERENTIABLE:
-            faults.append(
-                "`system.geometry.normal_type` analytic needs second derivatives, which the "
-                f"encoding {otype} does not have. Set `system.geometry.normal_type` to "
-                "finite_difference, or `system.geometry.pos_encoding_config.otype` to HashGrid."
-            )
-        return faults
+        return volume_faults(cfg, BLOBS, NORMAL_TYPES) + network_faults(cfg) + analytic_faults(cfg)
 
     def configure(self) -> None:
         super().configure()
@@ -179,7 +210,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     @staticmethod
     @torch.no_grad()
     def create_from(
-        other: BaseImplicitGeometry,
+        other: BaseGeometry,
         cfg: Optional[Any] = None,
         copy_net: bool = True,
         **kwargs: Any,
@@ -192,10 +223,6 @@ class ImplicitVolume(BaseImplicitGeometry):
                 "another implicit-volume."
             )
         made = ImplicitVolume(cfg, **kwargs)
-        made.encoding.load_state_dict(other.encoding.state_dict())
-        made.density_network.load_state_dict(other.density_network.state_dict())
         names = ("feature_network", "normal_network") if copy_net else ()
-        for name in names:
-            if hasattr(made, name) and hasattr(other, name):
-                getattr(made, name).load_state_dict(getattr(other, name).state_dict())
+        copy_parts(other, made, ("encoding", "density_network", *names))
         return made

@@ -75,7 +75,7 @@ class VolumeGrid(BaseImplicitGeometry):
         normal_type: Optional[str] = "finite_difference"
         """null, finite_difference or analytic; computed only where a renderer asks for normals."""
         isosurface_threshold: Any = "auto"
-        """Kept for upstream's YAMLs: density of the surface, or "auto"."""
+        """Density of the surface, or "auto" for the mean of all densities above 1e-5."""
 
     cfg: Config
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.geometry.base import BaseImplicitGeometry
+from threestudio.models.geometry.base import BaseGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.utils.base import BaseModule
 
@@ -29,7 +29,7 @@ class SceneHolder:
     scene: Scene
 
     @property
-    def geometry(self) -> BaseImplicitGeometry:
+    def geometry(self) -> BaseGeometry:
         """The geometry of the scene."""
         return self.scene.geometry
 
@@ -58,7 +58,7 @@ class Renderer(SceneHolder, BaseModule):
 
     def configure(
         self,
-        geometry: BaseImplicitGeometry,
+        geometry: BaseGeometry,
         material: BaseMaterial,
         background: BaseBackground,
     ) -> None:
@@ -75,7 +75,7 @@ class Renderer(SceneHolder, BaseModule):
         """Remember the step, which numbers the random streams."""
         self.step = global_step
 
-    def set_geometry(self, geometry: BaseImplicitGeometry) -> None:
+    def set_geometry(self, geometry: BaseGeometry) -> None:
         """Render another geometry."""
         self.scene.geometry = geometry
 
