@@ -36,6 +36,22 @@ def test_the_card_tells_the_autoencoder_error(tmp_path):
     assert "Mean error of the autoencoder: 4.2 of 255" in model_card.card(tmp_path)
 
 
+def test_the_models_meet_their_floors_on_held_out_captions():
+    measured = json.loads((WEIGHTS / "evaluation-held-out.json").read_text())
+    prior, reward = measured["prior"], measured["reward"]
+    relations = {key: share for key, share in prior.items() if key.startswith("relation_right")}
+    assert len(relations) == 4
+    misses = {
+        "judge": measured["judge"]["fully_right"] < 98,
+        "singles": prior["singles_right"] < 90,
+        "pairs": prior["pairs_right"] < 80,
+        "blind to relations": not all(10 <= share <= 45 for share in relations.values()),
+        "reward, clean": min(reward["clean"].values()) < 95,
+        "reward, previews": min(reward["S=1 t=600"].values()) < 70,
+    }
+    assert not [name for name, missed in misses.items() if missed], measured
+
+
 @pytest.mark.parametrize(
     "part", ["prior/vae", "prior/unet", "prior/text_encoder", "reward", "judge", "judge-front"]
 )
