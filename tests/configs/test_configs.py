@@ -14,6 +14,11 @@ from threestudio.utils.config import merge_configs
 from threestudio.utils.config_check import config_faults
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST_STAGES = {
+    "magic3d-refine-sd": "magic3d-coarse-sd.yaml",
+    "prolificdreamer-geometry": "sd21-nerf.yaml",
+}
+"""Second stages, and what they can start from."""
 CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")])
 
 
@@ -38,6 +43,15 @@ def losses(trial_dir: str) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
+def started_from(path: Path, world: dict[str, str], out: Path) -> list[str]:
+    """Return the override that a second stage needs: a checkpoint of a first one."""
+    if path.stem not in FIRST_STAGES:
+        return []
+    first = ROOT / "configs" / FIRST_STAGES[path.stem]
+    made = run(str(first), [*tiny(first, world, out), "trainer.max_steps=1"])
+    return [f"system.geometry_convert_from={made.trial_dir}/ckpts/last.ckpt"]
+
+
 def test_there_are_configs():
     assert len(CONFIGS) >= 2
 
@@ -46,6 +60,8 @@ def test_there_are_configs():
 def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], tmp_path: Path):
     paths = [text for text in tiny(path, world, tmp_path) if "pretrained" in text or "ckpt" in text]
     prompt = ["system.prompt_processor.prompt=a cube"]
+    if path.stem in FIRST_STAGES:
+        prompt.append("system.geometry_convert_from=null")
     assert config_faults(merge_to_plain(path, [*paths, *prompt])) == []
     header = path.read_text().split("\nname:")[0]
     for word in ("Reproduces:", "Command:", "Cost:"):
@@ -58,8 +74,9 @@ def merge_to_plain(path: Path, overrides: list[str]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_resumes_and_tests(path: Path, world: dict[str, str], tmp_path: Path):
+def test_config_trains_resumes_tests_and_exports(path: Path, world: dict[str, str], tmp_path: Path):
     short = tiny(path, world, tmp_path / "out")
+    short += started_from(path, world, tmp_path / "first")
     first = run(str(path), [*short, "trainer.max_steps=2"])
     before = {name: value.clone() for name, value in first.system.state_dict().items()}
     parsed = f"{first.trial_dir}/configs/parsed.yaml"
@@ -76,3 +93,5 @@ def test_config_trains_resumes_and_tests(path: Path, world: dict[str, str], tmp_
     (save / "it4-test.mp4").unlink()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
     assert (save / "it4-test.mp4").is_file()
+    run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
+    assert (save / "it4-export/model.obj").is_file()

@@ -66,7 +66,8 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         "data.eval_width": 16,
         "data.eval_height": 16,
         "data.n_test_views": 3,
-        "system.renderer.num_samples_per_ray": 8,
+        "system.geometry.isosurface_resolution": 12,
+        "system.exporter.texture_size": 32,
         "trainer.max_steps": 3,
         "trainer.val_check_interval": 2,
         "trainer.log_every_n_steps": 1,
@@ -78,6 +79,10 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
     }
     if system["geometry_type"] == "volume-grid":
         settings["system.geometry.grid_size"] = "[8, 8, 8]"
+    if system["geometry_type"] in ("volume-grid", "implicit-volume"):
+        settings["system.geometry.isosurface_threshold"] = "auto"
+    if "num_samples_per_ray" in system["renderer"]:
+        settings["system.renderer.num_samples_per_ray"] = 8
     if "pos_encoding_config" in system["geometry"]:
         settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
         settings["system.geometry.pos_encoding_config.n_levels"] = 4

@@ -144,8 +144,8 @@ def test_total_variation_by_hand():
 
 
 def test_gaussian_cameras_look_along_plus_z():
-    """A camera at (0, 0, 3) looking down sees the origin in the middle of its picture, at clip depth
-    far (d - near) / (d (far - near)) for d = 3."""
+    """A camera at (0, 0, 3) looking down sees the origin in the middle of its picture, at the clip
+    depth far (d - near) / (d (far - near)) for d = 3."""
     c2w = torch.eye(4)
     c2w[2, 3] = 3.0
     view, full, center = ops.get_cam_info_gaussian(c2w, 1.0, 1.2, 1.0, 5.0)
