@@ -21,6 +21,8 @@ BASES = (
     "configs/mvdream-sd21-shading.yaml",
 )
 COUNT, AT_A_TIME = 500, 25
+SLOW = ("data dropped",)
+"""What is right but takes minutes: 120 views of 512 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,8 @@ def test_a_mistake_is_a_message_or_no_mistake(
     tracebacks = {}
     for seed in range(first, first + AT_A_TIME):
         mutated, mistake = mutate(config, seed)
+        if mistake in SLOW:
+            continue
         try:
             said = outcome(mutated)
         except Exception as error:

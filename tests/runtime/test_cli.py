@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import threestudio.run
 from threestudio import cli
+from threestudio import run as run_module
 from threestudio.utils.errors import ConfigError
 from threestudio.utils.ops import get_activation
 
@@ -25,13 +27,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
-    """Replace the run by a note of how it was called."""
+    """Replace the run by a note of how it was called; `tag=killed` stands for SIGTERM."""
     seen = []
-    monkeypatch.setattr(
-        threestudio.run,
-        "run",
-        lambda path, overrides, **kwargs: seen.append((path, overrides, kwargs)),
-    )
+
+    def run(path: str, overrides: list, **kwargs):
+        seen.append((path, overrides, kwargs))
+        return SimpleNamespace(terminated="tag=killed" in overrides)
+
+    monkeypatch.setattr(threestudio.run, "run", run)
     return seen
 
 
@@ -44,6 +47,30 @@ def test_flags_and_overrides_may_be_mixed(calls: list, environment: dict[str, st
     path, overrides, kwargs = calls[0]
     assert (path, overrides, kwargs["mode"]) == ("x.yaml", ["a.b=1", "prompt=a red cube"], "test")
     assert "'prompt=a red cube'" in kwargs["command"]
+
+
+def test_every_mode_is_a_flag_and_sigterm_is_an_exit_code(calls: list):
+    for mode in run_module.MODES:
+        assert cli.main(["--config", "x", f"--{mode}"]) == 0
+    assert [kwargs["mode"] for _, _, kwargs in calls] == list(run_module.MODES)
+    assert cli.main(["--config", "x", "--train", "tag=killed"]) == 143
+
+
+def test_typecheck_finds_a_tensor_of_the_wrong_type():
+    code = """
+import sys, types
+def run(*args, **kwargs):
+    import torch
+    from threestudio.models.materials.no_material import NoMaterial
+    NoMaterial({}).export(torch.zeros(3, dtype=torch.long))
+sys.modules["threestudio.run"] = types.SimpleNamespace(run=run)
+from threestudio import cli
+from threestudio import run as run_module
+cli.main(["--config", "x", "--train", "--typecheck"])
+"""
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "TypeCheckError" in out.stderr
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ def test_what_is_exported_has_no_light():
     ("settings", "message"),
     [
         ({"diffuse_prob": 1.5}, "diffuse_prob` is 1.5; it is a probability"),
-        ({"ambient_light_color": [1.0]}, "ambient_light_color` needs three numbers"),
-        ({"diffuse_light_color": 1.0}, "diffuse_light_color` needs three numbers"),
+        ({"ambient_light_color": [1.0]}, "ambient_light_color` is .* must be 3 numbers"),
+        ({"diffuse_light_color": 1.0}, "diffuse_light_color` is 1.0; it must be 3 numbers"),
     ],
 )
 def test_settings_of_the_light_that_make_no_sense(settings, message):

@@ -1,15 +1,19 @@
 """Encodings and networks against plain loops and closed forms."""
 
 import math
+import re
 
 import pytest
 import torch
 
 from threestudio.models.networks import (
+    ENCODINGS,
+    NETWORKS,
     HashGrid,
     ProgressiveBandFrequency,
     ProgressiveBandHashGrid,
     ToDTypeWrapper,
+    block_faults,
     create_network_with_input_encoding,
     get_encoding,
     get_mlp,
@@ -209,3 +213,33 @@ def test_unknown_types_are_answered_with_the_known_ones():
         get_encoding(3, {"otype": "HashGird"})
     with pytest.raises(ConfigError, match="None; available: CutlassMLP"):
         get_mlp(3, 3, {})
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"otype": "HashGrid", "n_levls": 4}, "k.n_levls is not a known key.*`n_levels`"),
+        ({"otype": "HashGrid", "n_levels": "four"}, "k.n_levels is 'four', but needs a whole"),
+        ({"otype": "HashGrid", "n_levels": 0}, "`k.n_levels` is 0; it must be at least 1"),
+        ({"otype": "HashGrid", "per_level_scale": float("nan")}, "per_level_scale` is nan"),
+        ({"otype": "ProgressiveBandHashGrid", "start_level": 1}, "k needs `start_step`"),
+        ({"otype": "KPlanes", "resolutions": []}, "resolutions` needs whole numbers"),
+        ({"otype": "TriPlane", "resolution": 0}, "`k.resolution` is 0"),
+        ({"otype": "SphericalHarmonics", "degree": 0}, "`k.degree` is 0"),
+        ({"otype": "Frequency", "n_frequencies": 0}, "`k.n_frequencies` is 0"),
+        ({"otype": ["HashGrid"]}, r"k.otype` is \['HashGrid'\]; available"),
+        ({"otype": "HashGrid", "include_xyz": 1}, "include_xyz` is 1; it must be true or false"),
+    ],
+)
+def test_what_is_wrong_with_an_encoding_is_found_before_it_is_built(block, message):
+    (fault,) = [f for f in block_faults("k", block, ENCODINGS) if re.search(message, f)]
+    assert fault
+
+
+def test_a_network_names_what_it_needs_and_what_it_does_not_know():
+    block = {"otype": "VanillaMLP", "n_neurons": 8, "output_activation": "softplux"}
+    assert block_faults("k", block, NETWORKS) == ["k needs `n_hidden_layers`."]
+    faults = block_faults("k", {**block, "n_hidden_layers": 1}, NETWORKS)
+    assert len(faults) == 1 and "`k.output_activation`: Unknown activation 'softplux'" in faults[0]
+    with pytest.raises(ConfigError, match="n_neurons` is 0"):
+        get_mlp(3, 1, {"otype": "VanillaMLP", "n_neurons": 0, "n_hidden_layers": 1})

@@ -115,7 +115,7 @@ def test_state_has_upstreams_keys():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"color": [0.5]}, "has 1 channels; give 3 numbers"),
+        ({"color": [0.5]}, "color` is .*must be 3 numbers"),
         ({"n_view_share": 0}, "n_view_share` is 0"),
     ],
 )

@@ -14,8 +14,8 @@ from threestudio.models.histograms import borders, interlevel_loss, invert, retu
 from threestudio.models.networks import (
     ENCODINGS,
     NETWORKS,
+    block_faults,
     create_network_with_input_encoding,
-    otype_faults,
 )
 from threestudio.utils.base import Updateable
 from threestudio.utils.checkpoints import to_plain
@@ -213,7 +213,7 @@ def _network_faults(key: str, config: Optional[dict[str, Any]]) -> list[str]:
                 "`otype` and its settings, as `system.geometry` has for its own networks."
             )
         else:
-            faults += otype_faults(f"{key}.{name}", block.get("otype"), table)
+            faults += block_faults(f"{key}.{name}", block, table)
     return faults
 
 

@@ -61,7 +61,9 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         """List faults of a parsed config that types do not show."""
         faults = optimizer_faults(cfg.optimizer)
         wandb = cfg.loggers.get("wandb") or {}
-        if wandb.get("enable") and importlib.util.find_spec("wandb") is None:
+        if not hasattr(wandb, "get"):
+            faults.append("system.loggers.wandb needs a mapping such as {enable: false}.")
+        elif wandb.get("enable") and importlib.util.find_spec("wandb") is None:
             faults.append(
                 "system.loggers.wandb.enable is true, but wandb is not installed. Set it to false "
                 "or run `pip install wandb`."

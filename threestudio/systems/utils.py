@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import torch
@@ -85,18 +86,34 @@ def optimizer_faults(config: Any) -> list[str]:
         if key not in ("name", "args", "params")
     ]
     groups = {"args": config.get("args")}
-    groups |= {f"params.{key}": value for key, value in (config.get("params") or {}).items()}
+    params = config.get("params") or {}
+    if not isinstance(params, dict):
+        return [*faults, "system.optimizer.params needs a mapping such as {geometry: {lr: 0.01}}."]
+    groups |= {f"params.{key}": value for key, value in params.items()}
     for where, values in groups.items():
-        if not isinstance(values, dict):
-            faults.append(f"system.optimizer.{where} needs a mapping such as {{lr: 0.01}}.")
-            continue
-        faults += [
-            f"system.optimizer.{where}: {config['name']} has no argument `{key}`."
-            f"{did_you_mean(key, known)}"
-            for key in values
-            if key not in known or key == "params"
-        ]
-    return faults
+        faults += _group_faults(config["name"], f"system.optimizer.{where}", values, known)
+    return faults or _trial_faults(config, groups)
+
+
+def _group_faults(name: str, where: str, values: Any, known: Mapping[str, Any]) -> list[str]:
+    if not isinstance(values, dict):
+        return [f"{where} needs a mapping such as {{lr: 0.01}}."]
+    return [
+        f"{where}: {name} has no argument `{key}`.{did_you_mean(key, known)}"
+        for key in values
+        if key not in known or key == "params"
+    ]
+
+
+def _trial_faults(config: dict[str, Any], groups: dict[str, dict[str, Any]]) -> list[str]:
+    """Build the optimizer of one number, to hear what it has against its arguments."""
+    for where, values in groups.items():
+        try:
+            parameter = nn.Parameter(torch.zeros(1))
+            optimizer_class(config["name"])([parameter], **{**config["args"], **values})
+        except (TypeError, ValueError) as error:
+            return [f"system.optimizer.{where}: {config['name']} refuses {values}: {error}."]
+    return []
 
 
 def parse_optimizer(config: Any, model: nn.Module) -> torch.optim.Optimizer:

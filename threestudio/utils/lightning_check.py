@@ -15,6 +15,27 @@ PRECISIONS = (
 """Values of `trainer.precision`, the usual ones first."""
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0.0 <= value <= 1.0
+
+
+NUMBERS = {
+    "log_every_n_steps": (lambda v: _is_whole(v) and v >= 0, "a whole number, 0 or more"),
+    "num_sanity_val_steps": (lambda v: _is_whole(v) and v >= -1, "a whole number, -1 for all"),
+    "val_check_interval": (
+        lambda v: _is_whole(v) and v >= 1 or _is_share(v),
+        "a number of steps, 1 or more",
+    ),
+    "enable_progress_bar": (lambda v: isinstance(v, bool), "true or false"),
+    "max_epochs": (_is_whole, "a whole number"),
+}
+"""Keys of `trainer` whose values Lightning does not check, or only in the middle of a run."""
+
+
 def lightning_faults(cfg: dict[str, Any]) -> list[str]:
     """List what Lightning's `Trainer` and `ModelCheckpoint` would refuse.
 
@@ -25,7 +46,9 @@ def lightning_faults(cfg: dict[str, Any]) -> list[str]:
 
     blocks = {name: cfg.get(name) or {} for name in ("trainer", "checkpoint")}
     trainer, checkpoint = ({} if not isinstance(b, dict) else b for b in blocks.values())
-    faults = _unknown_keys("trainer", trainer, Trainer) + _trainer_faults(trainer)
+    faults = _unknown_keys("trainer", trainer, Trainer)
+    if isinstance(blocks["trainer"], dict):
+        faults += _trainer_faults(trainer)
     faults += _unknown_keys("checkpoint", checkpoint, ModelCheckpoint, CHECKPOINT_KEYS)
     return faults + _checkpoint_faults(checkpoint, ModelCheckpoint)
 
@@ -41,15 +64,20 @@ def _unknown_keys(
     ]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _trainer_faults(trainer: dict[str, Any]) -> list[str]:
-    faults = []
+    faults = [
+        f"trainer.{key} is {trainer[key]!r}, but needs {need}."
+        for key, (right, need) in NUMBERS.items()
+        if trainer.get(key) is not None and not right(trainer[key])
+    ]
     steps = trainer.get("max_steps", -1)
     if not _is_whole(steps):
         faults.append(f"trainer.max_steps is {steps!r}, but needs a whole number.")
+    elif steps < 0 and trainer.get("max_time") is None and trainer.get("max_epochs") is None:
+        faults.append(
+            "trainer.max_steps is not set, and the camera data never ends. Set the number of "
+            "training steps, e.g. `trainer.max_steps=10000`."
+        )
     precision = trainer.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
         faults.append(f"trainer.precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")

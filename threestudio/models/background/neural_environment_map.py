@@ -7,7 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.networks import get_encoding, get_mlp
+from threestudio.models.faults import (
+    activation_faults,
+    color_faults,
+    count_faults,
+    probability_faults,
+    refuse,
+)
+from threestudio.models.networks import (
+    ENCODINGS,
+    NETWORKS,
+    block_faults,
+    get_encoding,
+    get_mlp,
+)
 from threestudio.registry import register
 from threestudio.utils.ops import get_activation
 
@@ -44,8 +57,22 @@ class NeuralEnvironmentMapBackground(BaseBackground):
 
     cfg: Config
 
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        key = "system.background"
+        faults = block_faults(f"{key}.dir_encoding_config", cfg.dir_encoding_config, ENCODINGS)
+        faults += block_faults(f"{key}.mlp_network_config", cfg.mlp_network_config, NETWORKS)
+        faults += activation_faults(f"{key}.color_activation", cfg.color_activation)
+        faults += count_faults(key, cfg, "n_output_dims")
+        faults += probability_faults(key, cfg, "random_aug_prob")
+        if cfg.eval_color is not None:
+            faults += color_faults(f"{key}.eval_color", cfg.eval_color, cfg.n_output_dims)
+        return faults
+
     def configure(self) -> None:
         super().configure()
+        refuse(self.check(self.cfg))
         self.encoding = get_encoding(3, self.cfg.dir_encoding_config)
         self.network = get_mlp(
             self.encoding.n_output_dims, self.cfg.n_output_dims, self.cfg.mlp_network_config

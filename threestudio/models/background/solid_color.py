@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.faults import refuse
+from threestudio.models.faults import color_faults, count_faults, probability_faults, refuse
 from threestudio.registry import register
 
 
@@ -37,17 +37,10 @@ class SolidColorBackground(BaseBackground):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        faults = []
-        if len(cfg.color) != cfg.n_output_dims:
-            faults.append(
-                f"`system.background.color` has {len(cfg.color)} channels; give "
-                f"{cfg.n_output_dims} numbers (`system.background.n_output_dims`)."
-            )
-        if cfg.n_view_share < 1:
-            faults.append(
-                f"`system.background.n_view_share` is {cfg.n_view_share}; it must be at least 1."
-            )
-        return faults
+        key = "system.background"
+        faults = color_faults(f"{key}.color", cfg.color, cfg.n_output_dims)
+        faults += count_faults(key, cfg, "n_view_share")
+        return faults + probability_faults(key, cfg, "random_aug_prob")
 
     def configure(self) -> None:
         super().configure()

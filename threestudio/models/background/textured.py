@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio.models.background.base import BaseBackground
-from threestudio.models.faults import refuse
+from threestudio.models.faults import activation_faults, count_faults, refuse
 from threestudio.registry import register
 from threestudio.utils.ops import get_activation
 
@@ -36,11 +36,9 @@ class TexturedBackground(BaseBackground):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        return [
-            f"`system.background.{name}` is {getattr(cfg, name)}; it must be at least 1."
-            for name in ("height", "width", "n_output_dims")
-            if getattr(cfg, name) < 1
-        ]
+        key = "system.background"
+        faults = count_faults(key, cfg, "height", "width", "n_output_dims")
+        return faults + activation_faults(f"{key}.color_activation", cfg.color_activation)
 
     def configure(self) -> None:
         super().configure()

@@ -20,7 +20,7 @@ from threestudio.models.geometry.base import (
     laplacian_normal,
     volume_faults,
 )
-from threestudio.models.networks import ENCODINGS, NETWORKS, get_encoding, get_mlp, otype_faults
+from threestudio.models.networks import ENCODINGS, NETWORKS, block_faults, get_encoding, get_mlp
 from threestudio.registry import register
 from threestudio.utils.errors import UserError
 from threestudio.utils.ops import get_activation
@@ -54,12 +54,12 @@ def default_network() -> dict[str, Any]:
 
 
 def network_faults(cfg: Any) -> list[str]:
-    """List what is wrong with the types of a geometry's encoding and networks."""
+    """List what is wrong with a geometry's encoding and networks."""
     blocks = {"pos_encoding_config": ENCODINGS, "mlp_network_config": NETWORKS}
     return [
         fault
         for name, table in blocks.items()
-        for fault in otype_faults(f"system.geometry.{name}", cfg[name].get("otype"), table)
+        for fault in block_faults(f"system.geometry.{name}", cfg[name], table)
     ]
 
 

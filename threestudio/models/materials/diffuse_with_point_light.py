@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio.models.faults import refuse
+from threestudio.models.faults import (
+    activation_faults,
+    color_faults,
+    probability_faults,
+    refuse,
+)
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.registry import register
 from threestudio.utils.ops import dot, get_activation
@@ -53,17 +58,11 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        faults = [
-            f"`system.material.{name}` is {getattr(cfg, name)}; it is a probability, from 0 to 1."
-            for name in ("diffuse_prob", "textureless_prob")
-            if not 0 <= getattr(cfg, name) <= 1
-        ]
-        faults += [
-            f"`system.material.{name}` needs three numbers, e.g. [0.9, 0.9, 0.9]."
-            for name in ("ambient_light_color", "diffuse_light_color")
-            if isinstance(getattr(cfg, name), (int, float)) or len(getattr(cfg, name)) != 3
-        ]
-        return faults
+        key = "system.material"
+        faults = probability_faults(key, cfg, "diffuse_prob", "textureless_prob")
+        for name in ("ambient_light_color", "diffuse_light_color"):
+            faults += color_faults(f"{key}.{name}", getattr(cfg, name), 3)
+        return faults + activation_faults(f"{key}.albedo_activation", cfg.albedo_activation)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))

@@ -6,8 +6,9 @@ from typing import Any, Optional
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio.models.faults import activation_faults, refuse
 from threestudio.models.materials.base import BaseMaterial
-from threestudio.models.networks import get_mlp
+from threestudio.models.networks import NETWORKS, block_faults, get_mlp
 from threestudio.registry import register
 from threestudio.utils.errors import ConfigError
 from threestudio.utils.ops import get_activation
@@ -32,8 +33,18 @@ class NoMaterial(BaseMaterial):
 
     cfg: Config
 
+    @staticmethod
+    def check(cfg: Any) -> list[str]:
+        """List what is wrong with a configuration."""
+        key = "system.material"
+        faults = activation_faults(f"{key}.color_activation", cfg.color_activation)
+        if cfg.mlp_network_config is not None:
+            faults += block_faults(f"{key}.mlp_network_config", cfg.mlp_network_config, NETWORKS)
+        return faults
+
     def configure(self) -> None:
         cfg = self.cfg
+        refuse(self.check(cfg))
         self.use_network = cfg.input_feature_dims is not None and cfg.mlp_network_config is not None
         if self.use_network:
             self.network = get_mlp(

@@ -10,10 +10,10 @@ from .build import (
     Float32Encoding,
     NetworkWithInputEncoding,
     ToDTypeWrapper,
+    block_faults,
     create_network_with_input_encoding,
     get_encoding,
     get_mlp,
-    otype_faults,
 )
 from .frequency import Frequency, ProgressiveBandFrequency, SphericalHarmonics
 from .hash_grid import HashGrid, ProgressiveBandHashGrid
@@ -36,8 +36,8 @@ __all__ = [
     "ToDTypeWrapper",
     "TriPlane",
     "VanillaMLP",
+    "block_faults",
     "create_network_with_input_encoding",
     "get_encoding",
     "get_mlp",
-    "otype_faults",
 ]

@@ -1,6 +1,6 @@
 """Encodings and networks by the `otype` of their configuration."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from threestudio.models.networks.frequency import (
 from threestudio.models.networks.hash_grid import HashGrid, ProgressiveBandHashGrid
 from threestudio.models.networks.mlp import SphereInitVanillaMLP, VanillaMLP
 from threestudio.models.networks.planes import KPlanes, TriPlane
+from threestudio.models.networks.settings import own_settings
 from threestudio.utils.base import Updateable
 
 ENCODINGS = {
@@ -104,11 +105,21 @@ def open_config(config: Any) -> DictConfig:
     return config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
 
 
-def otype_faults(key: str, otype: Optional[str], table: dict[str, type]) -> list[str]:
-    """Say which types there are, if `otype` is none of them."""
-    if otype in table:
-        return []
-    return [f"`{key}.otype` is {otype!r}; available: {', '.join(sorted(table))}."]
+def block_faults(key: str, block: Any, table: dict[str, type]) -> list[str]:
+    """List what is wrong with the block of an encoding or a network.
+
+    Args:
+        key: Place of the block in the YAML.
+        block: Mapping of settings.
+        table: `ENCODINGS` or `NETWORKS`.
+    """
+    otype = block.get("otype")
+    if not isinstance(otype, str) or otype not in table:
+        return [f"`{key}.otype` is {otype!r}; available: {', '.join(sorted(table))}."]
+    faults = own_settings(table[otype].Config, block, key)[1]
+    if not isinstance(block.get("include_xyz", False), bool):
+        faults.append(f"`{key}.include_xyz` is {block['include_xyz']!r}; it must be true or false.")
+    return faults
 
 
 def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
@@ -119,7 +130,7 @@ def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
         config: `otype`, a name in `ENCODINGS`; the encoding's own keys; `include_xyz`.
     """
     config = open_config(config)
-    refuse(otype_faults("encoding", config.get("otype"), ENCODINGS))
+    refuse(block_faults("encoding", config, ENCODINGS))
     encoding = ENCODINGS[config.otype](n_input_dims, config)
     wrapped = Float32Encoding(encoding) if config.otype in WRAPPED else encoding
     return CompositeEncoding(wrapped, include_xyz=config.get("include_xyz", False))
@@ -134,7 +145,7 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
         config: `otype`, a name in `NETWORKS`; `n_neurons`, `n_hidden_layers`, `output_activation`.
     """
     config = open_config(config)
-    refuse(otype_faults("network", config.get("otype"), NETWORKS))
+    refuse(block_faults("network", config, NETWORKS))
     return NETWORKS[config.otype](n_input_dims, n_output_dims, config)
 
 

@@ -1,12 +1,14 @@
 """Encodings without parameters: sines and cosines, spherical harmonics."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threestudio.models.networks.settings import read_settings, too_small
 from threestudio.utils.base import Updateable
 
 
@@ -14,11 +16,21 @@ class Frequency(nn.Module):
     """`sin(2^k pi x), cos(2^k pi x)` for k < `n_frequencies`; per input dimension, k ascending
     (tiny-cuda-nn)."""
 
+    @dataclass
+    class Config:
+        n_frequencies: int = 12
+        """Number of octaves."""
+
+        def faults(self, key: str) -> list[str]:
+            """List settings out of range."""
+            return too_small(key, self, n_frequencies=1)
+
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
+        cfg = read_settings(self.Config, config)
         self.n_input_dims = n_input_dims
-        self.n_output_dims = n_input_dims * 2 * config.get("n_frequencies", 12)
-        scales = math.pi * 2.0 ** torch.arange(config.get("n_frequencies", 12))
+        self.n_output_dims = n_input_dims * 2 * cfg.n_frequencies
+        scales = math.pi * 2.0 ** torch.arange(cfg.n_frequencies)
         self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
@@ -31,11 +43,22 @@ class ProgressiveBandFrequency(nn.Module, Updateable):
     """`sin(2^k x), cos(2^k x)`, whose bands fade in one after the other over `n_masking_step` steps
     (0: at once)."""
 
+    @dataclass(kw_only=True)
+    class Config:
+        n_frequencies: int
+        """Number of octaves."""
+        n_masking_step: int = 0
+        """Steps until all are open; 0 opens them at once."""
+
+        def faults(self, key: str) -> list[str]:
+            """List settings out of range."""
+            return too_small(key, self, n_frequencies=1, n_masking_step=0)
+
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
+        cfg = read_settings(self.Config, config)
         self.n_input_dims = n_input_dims
-        self.n_frequencies = int(config.n_frequencies)
-        self.n_masking_step = int(config.get("n_masking_step", 0))
+        self.n_frequencies, self.n_masking_step = cfg.n_frequencies, cfg.n_masking_step
         self.n_output_dims = n_input_dims * 2 * self.n_frequencies
         bands = torch.arange(self.n_frequencies)
         self.register_buffer("bands", 2.0**bands, persistent=False)
@@ -58,10 +81,19 @@ class SphericalHarmonics(nn.Module):
     """Real spherical harmonics of all bands below `degree`, of unit vectors given as `(v + 1) /
     2`."""
 
+    @dataclass
+    class Config:
+        degree: int = 4
+        """Number of bands; `degree^2` features."""
+
+        def faults(self, key: str) -> list[str]:
+            """List settings out of range."""
+            return too_small(key, self, degree=1)
+
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
         self.n_input_dims = n_input_dims
-        self.degree = int(config.get("degree", 4))
+        self.degree = read_settings(self.Config, config).degree
         self.n_output_dims = self.degree**2
         self.register_buffer("params", torch.zeros(0))  # the key that upstream's checkpoints have
 

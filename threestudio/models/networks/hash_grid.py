@@ -3,12 +3,14 @@ torch."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from threestudio.models.networks.settings import read_settings, too_small
 from threestudio.utils.base import Updateable
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
@@ -50,14 +52,37 @@ class HashGrid(nn.Module):
     indexed directly. `params` is flat, level by level, as in tiny-cuda-nn, which makes checkpoints
     exchangeable."""
 
+    @dataclass
+    class Config:
+        n_levels: int = 16
+        """Number of grids."""
+        n_features_per_level: int = 2
+        """Features that each grid stores at a point."""
+        log2_hashmap_size: int = 19
+        """Logarithm of the largest table's size."""
+        base_resolution: int = 16
+        """Cells of the coarsest grid along each side."""
+        per_level_scale: float = 2.0
+        """Growth of the resolution from grid to grid, above 0."""
+
+        def faults(self, key: str) -> list[str]:
+            """List settings out of range."""
+            counts = {"n_levels": 1, "n_features_per_level": 1, "base_resolution": 1}
+            found = too_small(key, self, **counts, log2_hashmap_size=0)
+            if not 0.0 < self.per_level_scale < math.inf:
+                found.append(
+                    f"`{key}.per_level_scale` is {self.per_level_scale}; it must be above 0."
+                )
+            return found
+
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
+        cfg = read_settings(self.Config, config)
         self.n_input_dims = n_input_dims
-        self.n_levels = int(config.get("n_levels", 16))
-        self.n_features = int(config.get("n_features_per_level", 2))
+        self.n_levels, self.n_features = cfg.n_levels, cfg.n_features_per_level
         self.n_output_dims = self.n_levels * self.n_features
-        base, growth = config.get("base_resolution", 16), config.get("per_level_scale", 2.0)
-        table = 2 ** int(config.get("log2_hashmap_size", 19))
+        base, growth = cfg.base_resolution, cfg.per_level_scale
+        table = 2**cfg.log2_hashmap_size
         self.scales = [base * growth**level - 1.0 for level in range(self.n_levels)]
         self.resolutions = [math.ceil(scale) + 1 for scale in self.scales]
         dense = [math.ceil(r**n_input_dims / 8) * 8 for r in self.resolutions]
@@ -119,12 +144,28 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
     `start_level` levels are open until step `start_step`, then one more every `update_steps` steps.
     """
 
+    @dataclass(kw_only=True)
+    class Config(HashGrid.Config):
+        start_level: int
+        """Levels that are open from the start."""
+        start_step: int
+        """Step from which on more are opened."""
+        update_steps: int
+        """Steps between two levels."""
+
+        def faults(self, key: str) -> list[str]:
+            """List settings out of range."""
+            own = too_small(key, self, start_level=0, start_step=0, update_steps=1)
+            return super().faults(key) + own
+
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
-        self.encoding = HashGrid(n_input_dims, config)
+        cfg = read_settings(self.Config, config)
+        grid = {field.name: getattr(cfg, field.name) for field in fields(HashGrid.Config)}
+        self.encoding = HashGrid(n_input_dims, grid)
         self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
-        self.start_level, self.start_step = int(config.start_level), int(config.start_step)
-        self.update_steps = int(config.update_steps)
+        self.start_level, self.start_step = cfg.start_level, cfg.start_step
+        self.update_steps = cfg.update_steps
         self.current_level = self.start_level
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
