@@ -2,11 +2,15 @@
 
 import ast
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import threestudio
+from tests.helpers import one_step, tiny_models
 
 FOLDER = Path(__file__).resolve().parents[2] / "custom" / "threestudio-reward-sds"
 FILES = [
@@ -65,3 +69,19 @@ def test_every_component_of_the_table_is_registered():
         *(f"reward-strategy-{n}" for n in ("none", "min-max", "best", "softmax", "random", "mean")),
     }
     assert names <= set(threestudio.__modules__)
+
+
+@pytest.mark.slow
+def test_a_step_under_upstreams_api_equals_the_step_here(tmp_path):
+    """A stand-in with upstream's names and nothing else, in a process of its own; bit for bit."""
+    prior = tiny_models.save_diffusion(tmp_path / "prior")
+    reward = tiny_models.save_clip(tmp_path / "reward")
+    width = tiny_models.TEXT_WIDTH
+    api = Path(one_step.__file__).parent / "upstream_api"
+    command = [sys.executable, one_step.__file__, str(api), prior, reward, str(width)]
+    there = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert there.returncode == 0, there.stderr
+    found = json.loads(there.stdout.splitlines()[-1])
+    here = one_step.take_step(prior, reward, width)
+    assert found == here
+    assert here["candidates"] == 4 and any(here["gradient"])

@@ -1,0 +1,1 @@
+"""What extensions import from `threestudio.utils`."""
