@@ -72,8 +72,9 @@ def test_every_component_of_the_table_is_registered():
 
 
 @pytest.mark.slow
-def test_a_step_under_upstreams_api_equals_the_step_here(tmp_path):
+def test_a_step_under_upstreams_api_equals_the_step_here(tmp_path, monkeypatch):
     """A stand-in with upstream's names and nothing else, in a process of its own; bit for bit."""
+    monkeypatch.setattr("threestudio.utils.random._run_seed", 0)
     prior = tiny_models.save_diffusion(tmp_path / "prior")
     reward = tiny_models.save_clip(tmp_path / "reward")
     width = tiny_models.TEXT_WIDTH

@@ -14,12 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from canonical import VIEWS, cameras
 from plan import Evaluation, Trial
 from rows import Row
 
-CANONICAL_AZIMUTHS_DEG = (0, 90, 180, 270)
-CANONICAL_VIEWS = ("front", "side", "back", "side")
-"""View words of the canonical azimuths, as the prompt processor says them."""
 BACKGROUND = 0.5
 """Grey level of the canonical views, in [0, 1]."""
 
@@ -119,25 +117,11 @@ def canonical_views(system: Any, evaluation: Evaluation) -> Tensor:
     Returns:
         RGB in [0, 1], `[4, 3, size, size]`, on the system's device.
     """
-    uncond = importlib.import_module("threestudio.data.uncond")
-    config = importlib.import_module("threestudio.utils.config").parse_structured(
-        uncond.RandomCameraDataModuleConfig,
-        {
-            "n_val_views": len(CANONICAL_AZIMUTHS_DEG),
-            "eval_height": evaluation.size,
-            "eval_width": evaluation.size,
-            "eval_elevation_deg": evaluation.elevation_deg,
-            "eval_camera_distance": evaluation.camera_distance,
-            "eval_fovy_deg": evaluation.fovy_deg,
-        },
-    )
-    dataset = uncond.RandomCameraDataset(config, "val")
     device = next(system.geometry.parameters()).device
     grey = torch.full((1, 3), BACKGROUND, device=device)
     system.eval()
     views = []
-    for index in range(len(CANONICAL_AZIMUTHS_DEG)):
-        batch = dataset.collate([dataset[index]])
+    for batch in cameras(evaluation, evaluation.size):
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         views.append(system.renderer(**batch, bg_color=grey)["comp_rgb"][0])
     return torch.stack(views).permute(0, 3, 1, 2).float().clamp(0, 1)
@@ -154,7 +138,7 @@ def score_views(views: Tensor, caption: str, evaluation: Evaluation) -> float:
     find = importlib.import_module("threestudio").find
     with_view = importlib.import_module("threestudio-blocks.captions").with_view
     reward = find(evaluation.reward_type)(dict(evaluation.reward))
-    return float(reward(views, [with_view(caption, view) for view in CANONICAL_VIEWS]).mean())
+    return float(reward(views, [with_view(caption, view) for view in VIEWS]).mean())
 
 
 def count_unet_calls(trial_dir: Path) -> int:
