@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from threestudio.models.exporters.base import Exporter, ExporterOutput
-from threestudio.models.faults import refuse
+from threestudio.models.faults import count_faults, refuse
 from threestudio.models.mesh import Mesh
 from threestudio.registry import register
 from threestudio.utils.errors import UserError
@@ -71,11 +71,7 @@ class MeshExporter(Exporter):
                 "`system.exporter.save_texture` needs texture coordinates. Set "
                 "`system.exporter.save_uv` to true, or `save_texture` to false."
             )
-        if cfg.texture_size < 1:
-            faults.append(
-                f"`system.exporter.texture_size` is {cfg.texture_size}; it must be at least 1."
-            )
-        return faults
+        return faults + count_faults("system.exporter", cfg, "texture_size")
 
     def configure(self, *args: Any, **kwargs: Any) -> None:
         super().configure(*args, **kwargs)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threestudio.models.faults import count_faults
 from threestudio.models.proposal import ProposalEstimator, proposal_faults
 from threestudio.models.renderers.ray_marching import RayMarchingRenderer
 from threestudio.models.renderers.ray_sampling import Light, marching_faults
@@ -52,11 +53,7 @@ class NeRFVolumeRenderer(RayMarchingRenderer):
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
         faults = marching_faults(cfg, ESTIMATORS)
-        if cfg.num_samples_per_ray_proposal < 1:
-            faults.append(
-                "`system.renderer.num_samples_per_ray_proposal` is "
-                f"{cfg.num_samples_per_ray_proposal}; it must be at least 1."
-            )
+        faults += count_faults("system.renderer", cfg, "num_samples_per_ray_proposal")
         return faults + (proposal_faults(cfg) if cfg.estimator == "proposal" else [])
 
     def _make_estimator(self) -> Any:

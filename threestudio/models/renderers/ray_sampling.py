@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.estimators import UPDATE_EVERY, ImportanceEstimator, OccupancyGrid
-from threestudio.models.faults import refuse
+from threestudio.models.faults import count_faults, refuse
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.models.volume import Samples, between, box_interval, march
 from threestudio.utils.random import stream
@@ -29,11 +29,7 @@ def marching_faults(cfg: Any, estimators: tuple[str, ...]) -> list[str]:
         estimators: The estimators that it has.
     """
     names = ("num_samples_per_ray", "num_samples_per_ray_importance", "eval_chunk_size")
-    faults = [
-        f"`system.renderer.{name}` is {getattr(cfg, name)}; it must be at least 1."
-        for name in names
-        if getattr(cfg, name) < 1
-    ]
+    faults = count_faults("system.renderer", cfg, *names)
     if cfg.estimator not in estimators:
         faults.append(
             f"`system.renderer.estimator` is {cfg.estimator!r}; available: "
