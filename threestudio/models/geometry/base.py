@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from threestudio.models.isosurface import IsosurfaceHelper
 from threestudio.models.mesh import Mesh
 from threestudio.utils.base import BaseModule
 from threestudio.utils.errors import ConfigError
+from threestudio.utils.typing import Number
 
 Field = Callable[[Tensor], Tensor]
 
@@ -213,24 +213,26 @@ def analytic_descent(field: Field, points: Float[Tensor, "*N 3"]) -> Float[Tenso
     return -gradient
 
 
-def finite_difference_normal(
-    density: Field,
+def descent(
+    kind: str,
+    field: Field,
     points: Float[Tensor, "*N 3"],
     center: Float[Tensor, "*N 1"],
-    eps: float,
+    eps: Number,
     radius: float,
 ) -> Float[Tensor, "*N 3"]:
-    """Return `finite_difference_descent`, normalised: the normal of a density."""
-    return F.normalize(finite_difference_descent(density, points, center, eps, radius), dim=-1)
+    """Return `-grad field`, by one of the ways that `normal_type` names.
 
-
-def laplacian_normal(
-    density: Field, points: Float[Tensor, "*N 3"], eps: float, radius: float
-) -> Float[Tensor, "*N 3"]:
-    """Return `laplacian_descent`, normalised."""
-    return F.normalize(laplacian_descent(density, points, eps, radius), dim=-1)
-
-
-def analytic_normal(density: Field, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """Return `analytic_descent`, normalised."""
-    return F.normalize(analytic_descent(density, points), dim=-1)
+    Args:
+        kind: finite_difference, finite_difference_laplacian or analytic.
+        field: The field.
+        points: World points.
+        center: The field there; only finite_difference reads it.
+        eps: Distance of finite differences, world units.
+        radius: Half edge of the box that differences stay in.
+    """
+    if kind == "finite_difference":
+        return finite_difference_descent(field, points, center, float(eps), radius)
+    if kind == "finite_difference_laplacian":
+        return laplacian_descent(field, points, float(eps), radius)
+    return analytic_descent(field, points)

@@ -12,10 +12,8 @@ from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
     BaseGeometry,
     BaseImplicitGeometry,
-    analytic_descent,
     contract_to_unisphere,
-    finite_difference_descent,
-    laplacian_descent,
+    descent,
 )
 from threestudio.models.geometry.extraction import is_number, isosurface_faults
 from threestudio.models.geometry.implicit_volume import (
@@ -163,14 +161,10 @@ class ImplicitSDF(StartsFromShape, BaseImplicitGeometry):
 
         Upstream's analytic gradient has the opposite sign.
         """
-        kind, eps, radius = self.cfg.normal_type, float(self.normal_eps), float(self.cfg.radius)
+        kind, radius = self.cfg.normal_type, float(self.cfg.radius)
         if kind == "pred":
             return F.normalize(self.normal_network(encoded), dim=-1)
-        if kind == "finite_difference":
-            return -finite_difference_descent(self.forward_sdf, points, sdf, eps, radius)
-        if kind == "finite_difference_laplacian":
-            return -laplacian_descent(self.forward_sdf, points, eps, radius)
-        return -analytic_descent(self.forward_sdf, points)
+        return -descent(kind, self.forward_sdf, points, sdf, self.normal_eps, radius)
 
     def export(self, points: Float[Tensor, "*N 3"], **kwargs: Any) -> dict[str, Any]:
         """Return the features at points."""

@@ -13,11 +13,9 @@ from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
     BaseGeometry,
     BaseImplicitGeometry,
-    analytic_normal,
     blob_bias,
     contract_to_unisphere,
-    finite_difference_normal,
-    laplacian_normal,
+    descent,
     volume_faults,
 )
 from threestudio.models.networks import ENCODINGS, NETWORKS, block_faults, get_encoding, get_mlp
@@ -192,14 +190,11 @@ class ImplicitVolume(BaseImplicitGeometry):
     ) -> Float[Tensor, "*N 3"]:
         """Return outward unit normals, the direction in which the density falls fastest."""
         kind, radius = self.cfg.normal_type, float(self.cfg.radius)
-        eps = self.cfg.finite_difference_normal_eps
         if kind == "pred":
             return F.normalize(self.normal_network(encoded), dim=-1)
-        if kind == "finite_difference":
-            return finite_difference_normal(self.forward_density, points, density, eps, radius)
-        if kind == "finite_difference_laplacian":
-            return laplacian_normal(self.forward_density, points, eps, radius)
-        return analytic_normal(self.forward_density, points)
+        eps = self.cfg.finite_difference_normal_eps
+        falls = descent(kind, self.forward_density, points, density, eps, radius)
+        return F.normalize(falls, dim=-1)
 
     def export(self, points: Float[Tensor, "*N 3"], **kwargs: Any) -> dict[str, Any]:
         """Return the features at points."""

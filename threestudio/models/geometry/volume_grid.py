@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from threestudio.models.faults import refuse
 from threestudio.models.geometry.base import (
     BaseImplicitGeometry,
-    analytic_normal,
     blob_bias,
     contract_to_unisphere,
-    finite_difference_normal,
+    descent,
     volume_faults,
 )
 from threestudio.registry import register
@@ -140,11 +139,10 @@ class VolumeGrid(BaseImplicitGeometry):
         self, points: Float[Tensor, "*N 3"], density: Float[Tensor, "*N 1"]
     ) -> Float[Tensor, "*N 3"]:
         """Return outward unit normals, the direction in which the density falls fastest."""
-        if self.cfg.normal_type == "finite_difference":
-            return finite_difference_normal(
-                self.forward_density, points, density, NORMAL_EPS, float(self.cfg.radius)
-            )
-        return analytic_normal(self._smooth_density, points)
+        kind = self.cfg.normal_type
+        field = self._smooth_density if kind == "analytic" else self.forward_density
+        falls = descent(kind, field, points, density, NORMAL_EPS, float(self.cfg.radius))
+        return F.normalize(falls, dim=-1)
 
     def _smooth_density(self, points: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 1"]:
         # grid_sample has no second derivative, which a loss on analytic normals needs
