@@ -1,5 +1,6 @@
-"""The README says what the code does: reference tables, commands, files, links."""
+"""The README says what the code does: reference tables, commands, files, links, results."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -49,3 +50,20 @@ def test_make_targets_of_the_readme_exist():
     text = README.read_text(encoding="utf-8")
     for target in set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [("sds", "SDS"), ("reward-sds", "**RewardSDS**"), ("mean-sds", "`mean`"), ("random-sds", "`r")],
+)
+def test_rates_are_those_of_the_committed_runs(method: str, row: str):
+    table = ROOT / "custom/threestudio-reward-sds/results/blocks-3d-nerf.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        runs = [run for run in csv.DictReader(file) if run["method"] == method]
+    relation = sum(run["relation_ok"] == "1" for run in runs) / len(runs)
+    looks = sum(run["shape_ok"] == run["color_ok"] == "1" for run in runs) / len(runs)
+    line = re.search(rf"^\| {re.escape(row)}.*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [f"{100 * relation:.1f} %", f"{100 * looks:.1f} %"] == re.findall(
+        r"[\d.]+ %", line.group()
+    )
+    assert f"| {len(runs)} |" in line.group()
