@@ -136,6 +136,19 @@ def test_dropping_invisible_samples_hardly_changes_the_image():
         torch.testing.assert_close(pruned[key], dense[key], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(("threshold", "kept"), [(0.05, False), (1e-3, True)])
+def test_thin_matter_is_rendered_if_it_is_above_the_threshold(threshold, kept):
+    """A step through a ball of density 0.3 keeps 1.6 % of the light."""
+    batch, ball = cameras(16, 16), Ball(density=0.3, radius=0.9)
+    dense = render_scene(ball, grid_prune=False)(**batch)["opacity"]
+    renderer = render_scene(ball, training=True, occupancy_threshold=threshold)
+    renderer.estimator.occs.fill_(1.0)  # a mean above both thresholds
+    renderer.update_step(0, 0)
+    renderer.estimator.occs.fill_(1.0)
+    difference = (renderer.eval()(**batch)["opacity"] - dense).abs().max()
+    assert (difference < 1e-3) == kept, difference
+
+
 def test_a_learnt_grid_finds_the_ball():
     """Cells are met at random points, so a grid learnt in few updates may miss some rims."""
     batch, ball = cameras(16, 16), Ball(density=40.0)
@@ -325,6 +338,7 @@ def test_occupancy_decays_and_finds_the_box_around_matter():
     [
         ({"estimator": "grid"}, "'grid'; available: occgrid"),
         ({"num_samples_per_ray": 0}, "num_samples_per_ray` is 0"),
+        ({"occupancy_threshold": 1.5}, "occupancy_threshold` is 1.5"),
     ],
 )
 def test_faulty_settings_are_answered_with_the_fix(settings, message):

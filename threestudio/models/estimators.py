@@ -14,7 +14,6 @@ from threestudio.utils.typing import Number
 WARMUP_STEPS = 256
 UPDATE_EVERY = 16
 DECAY = 0.95
-THRESHOLD = 0.01
 
 Density = Callable[[Tensor, Tensor], Tensor]
 """Maps starts and ends of intervals [R n] to the density in each [R n]."""
@@ -27,16 +26,19 @@ class OccupancyGrid(nn.Module):
     Names of the buffers and the update rule are nerfacc's: every `UPDATE_EVERY` steps each visited
     cell is evaluated at a random point and `occs = max(DECAY * occs, density * step_size)`. In the
     first `WARMUP_STEPS` steps all cells are visited, later a quarter at random and a quarter's
-    worth of the occupied ones. A cell is occupied if its value is above `min(mean of occs,
-    THRESHOLD)`. Before the first update every cell is."""
+    worth of the occupied ones. A cell is occupied if its value is above `threshold()`. Before the
+    first update every cell is."""
 
     resolution: Tensor
     aabbs: Float[Tensor, "1 6"]
     occs: Float[Tensor, " cells"]
     binaries: Bool[Tensor, "1 n n n"]
 
-    def __init__(self, bbox: Float[Tensor, "2 3"], resolution: int = 32) -> None:
+    def __init__(
+        self, bbox: Float[Tensor, "2 3"], limit: Number = 0.01, resolution: int = 32
+    ) -> None:
         super().__init__()
+        self.limit = limit
         self.register_buffer("resolution", torch.tensor([resolution] * 3, dtype=torch.int32))
         self.register_buffer("aabbs", bbox.detach().clone().reshape(1, 6))
         self.register_buffer("occs", torch.zeros(resolution**3))
@@ -56,8 +58,11 @@ class OccupancyGrid(nn.Module):
         jitter = torch.rand(len(cells), 3, generator=generator).to(self.occs)
         values = optical_depth(self._points(cells, jitter)).reshape(-1).to(self.occs)
         self.occs[cells] = torch.maximum(self.occs[cells] * DECAY, values)
-        threshold = self.occs.mean().clamp(max=THRESHOLD)
-        self.binaries.copy_((self.occs > threshold).reshape(self.binaries.shape))
+        self.binaries.copy_((self.occs > self.threshold()).reshape(self.binaries.shape))
+
+    def threshold(self) -> Float[Tensor, ""]:
+        """Return the optical depth of a step that counts as matter: `min(mean of occs, limit)`."""
+        return self.occs.mean().clamp(max=self.limit)
 
     def _cells(self, step: int, generator: torch.Generator) -> Tensor:
         total = len(self.occs)

@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threestudio.models.estimators import UPDATE_EVERY, ImportanceEstimator, OccupancyGrid
-from threestudio.models.faults import count_faults, refuse
+from threestudio.models.faults import count_faults, probability_faults, refuse
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.models.volume import Samples, between, box_interval, march
 from threestudio.utils.random import stream
 
-ALPHA_THRESHOLD = 0.01
 EARLY_STOP = 1e-4
 
 Light = tuple[Float[Tensor, " P"], Float[Tensor, " P"]]
@@ -30,6 +29,7 @@ def marching_faults(cfg: Any, estimators: tuple[str, ...]) -> list[str]:
     """
     names = ("num_samples_per_ray", "num_samples_per_ray_importance", "eval_chunk_size")
     faults = count_faults("system.renderer", cfg, *names)
+    faults += probability_faults("system.renderer", cfg, "occupancy_threshold")
     if cfg.estimator not in estimators:
         faults.append(
             f"`system.renderer.estimator` is {cfg.estimator!r}; available: "
@@ -62,6 +62,9 @@ class RaySamplingRenderer(VolumeRenderer):
         """Whether the occupancy grid skips empty space."""
         prune_alpha_threshold: bool = True
         """Whether samples of low opacity and hidden samples are dropped too."""
+        occupancy_threshold: float = 0.01
+        """Share of the light that a step must keep to count as matter for both kinds of pruning. What
+        keeps less is not rendered and stays as it is; lower values are more exact and slower."""
         num_samples_per_ray_importance: int = 64
         """Samples of the first pass of the estimator importance; they count in the second too."""
 
@@ -77,7 +80,7 @@ class RaySamplingRenderer(VolumeRenderer):
     def _make_estimator(self) -> Any:
         if self.cfg.estimator == "importance":
             return ImportanceEstimator()
-        return OccupancyGrid(self.bbox)
+        return OccupancyGrid(self.bbox, self.cfg.occupancy_threshold)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Refresh the occupancy grid when it is due, once per step however often this is called."""
@@ -128,8 +131,8 @@ class RaySamplingRenderer(VolumeRenderer):
 
     def _drop_invisible(self, samples: Samples, n_rays: int) -> Samples:
         passed, alpha = self._quick_light(samples, n_rays)
-        threshold = self.estimator.occs.mean().clamp(max=ALPHA_THRESHOLD)
-        return samples.keep(((alpha >= threshold) & (passed >= EARLY_STOP)).nonzero()[:, 0])
+        visible = (alpha >= self.estimator.threshold()) & (passed >= EARLY_STOP)
+        return samples.keep(visible.nonzero()[:, 0])
 
     def _intervals(
         self,
