@@ -2,11 +2,13 @@
 
 from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
+from .pick_score import PickScoreRewardModel
 from .python import PythonRewardModel
 
 __all__ = [
     "AbstractRewardModel",
     "CLIPRewardModel",
+    "PickScoreRewardModel",
     "PythonRewardModel",
     "RewardError",
     "candidate_rewards",
