@@ -2,12 +2,14 @@
 
 from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
+from .hps import HPSRewardModel
 from .pick_score import PickScoreRewardModel
 from .python import PythonRewardModel
 
 __all__ = [
     "AbstractRewardModel",
     "CLIPRewardModel",
+    "HPSRewardModel",
     "PickScoreRewardModel",
     "PythonRewardModel",
     "RewardError",
