@@ -1,5 +1,6 @@
 """Rewards: frozen scorers of images, higher is better."""
 
+from .aesthetic import AestheticRewardModel
 from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
 from .hps import HPSRewardModel
@@ -8,6 +9,7 @@ from .python import PythonRewardModel
 
 __all__ = [
     "AbstractRewardModel",
+    "AestheticRewardModel",
     "CLIPRewardModel",
     "HPSRewardModel",
     "PickScoreRewardModel",
