@@ -3,6 +3,7 @@
 from .aesthetic import AestheticRewardModel
 from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
+from .composite import CompositeRewardModel
 from .hps import HPSRewardModel
 from .pick_score import PickScoreRewardModel
 from .python import PythonRewardModel
@@ -11,6 +12,7 @@ __all__ = [
     "AbstractRewardModel",
     "AestheticRewardModel",
     "CLIPRewardModel",
+    "CompositeRewardModel",
     "HPSRewardModel",
     "PickScoreRewardModel",
     "PythonRewardModel",
