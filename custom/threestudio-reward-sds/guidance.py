@@ -19,7 +19,6 @@ from threestudio.utils.misc import C, get_rank
 from .errors import GradientError, GuidanceConfigError
 from .priors.base import Cameras, Denoiser
 from .prompts import reward_prompts
-from .rewards.base import candidate_rewards
 from .schedules import (
     draw_timesteps,
     reward_window,
@@ -230,7 +229,7 @@ class CandidateGuidance(BaseModule):
 
     def _score(self, previews: Float[Tensor, "K B 3 H W"], prompts: List[str]) -> Tensor:
         num_views, chunk_size = self.prior.num_views, self.cfg.chunk_size
-        return candidate_rewards(self.reward, previews, prompts, num_views, chunk_size)
+        return self.reward.candidate_scores(previews, prompts, num_views, chunk_size)
 
     def _bounded(self, gradient: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
         if not torch.isfinite(gradient).all():
@@ -263,9 +262,9 @@ class CandidateGuidance(BaseModule):
             "unet_calls": denoiser.images_evaluated,
         }
 
-    @staticmethod
-    def _reward_report(rewards: Tensor, weights: Tensor) -> Dict[str, Any]:
+    def _reward_report(self, rewards: Tensor, weights: Tensor) -> Dict[str, Any]:
         return {
+            **{f"reward_{name}": value for name, value in self.reward.report().items()},
             "reward": rewards.mean(),
             "reward_std": rewards.std(dim=0, unbiased=False).mean(),
             "selected_share": (weights != 0).float().mean(),

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from tests.helpers.open_clip import random_state
+
 TEXT_WIDTH = 16
 """Width of the text embeddings the tiny UNet reads."""
 
@@ -57,18 +59,31 @@ def save_diffusion(folder: Path, camera: bool = True, prediction_type: str = "ep
     return str(folder)
 
 
-def save_clip(folder: Path) -> str:
-    """Save a CLIPModel with tokenizer in the transformers layout: 32 px images, 12 tokens."""
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+def save_tokenizer(folder: Path, marks_last: bool = False) -> int:
+    """Save a CLIP tokenizer of single letters, 12 tokens a text; returns the vocabulary's size.
 
+    `marks_last` puts start and end of text where the real vocabulary has them, at its end.
+    """
+    from transformers import CLIPTokenizer
+
+    marks = ["<|startoftext|>", "<|endoftext|>"]
     letters = "abcdefghijklmnopqrstuvwxyz,"
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    texts = [*letters, *(c + "</w>" for c in letters)]
+    tokens = texts + marks if marks_last else marks + texts
     vocab = {token: i for i, token in enumerate(tokens)}
     CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12).save_pretrained(folder)
+    return len(vocab)
+
+
+def save_clip(folder: Path) -> str:
+    """Save a CLIPModel with tokenizer in the transformers layout: 32 px images, 12 tokens."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vocabulary = save_tokenizer(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "projection_dim": 8}
-    text = {"vocab_size": len(vocab), "max_position_embeddings": 12}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": 12}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = CLIPConfig(
         text_config={**sizes, **heads, **text, **ids},
@@ -77,3 +92,32 @@ def save_clip(folder: Path) -> str:
     )
     CLIPModel(config).save_pretrained(folder)
     return str(folder)
+
+
+def save_hps(folder: Path) -> dict[str, Any]:
+    """Save HPS weights with OpenCLIP's names, and a tokenizer; returns the reward's settings."""
+    vocabulary = save_tokenizer(folder / "processor", marks_last=True)
+    file = folder / "HPS_v2.1_compressed.pt"
+    torch.save({"state_dict": random_state(vocabulary)}, file)
+    return {
+        "checkpoint_path": str(file),
+        "processor_name_or_path": str(folder / "processor"),
+        "num_heads": 4,
+    }
+
+
+def save_aesthetic(folder: Path, version: str) -> dict[str, Any]:
+    """Save a CLIPModel and a head for its 8 features; returns the reward's settings."""
+    widths = {"v1": [1], "v2": [1024, 128, 64, 16, 1]}[version]
+    names = {"v1": [""], "v2": [f"layers.{i}." for i in (0, 2, 4, 6, 7)]}[version]
+    generator, head = torch.Generator().manual_seed(1), {}
+    for name, inputs, outputs in zip(names, [8, *widths], widths, strict=False):
+        head[f"{name}weight"] = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+        head[f"{name}bias"] = torch.randn(outputs, generator=generator)
+    path = save_clip(folder / "clip")
+    torch.save(head, folder / "head.pth")
+    return {
+        "version": version,
+        "head_path": str(folder / "head.pth"),
+        "pretrained_model_name_or_path": path,
+    }

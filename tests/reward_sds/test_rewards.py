@@ -13,6 +13,7 @@ from tests.helpers.tiny_models import damage, save_clip
 
 rewards = extension("rewards")
 clip = extension("rewards.clip")
+preparing = extension("rewards.images")
 UserError = extension("errors").UserError
 
 
@@ -36,7 +37,9 @@ def test_clip_score_is_100_times_the_cosine(folder):
     """The model's own logits are `exp(logit_scale) cos`."""
     reward = load(folder)
     scores = reward(images(3), PROMPTS)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (clip.CLIP_MEAN, clip.CLIP_STD))
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (preparing.CLIP_MEAN, preparing.CLIP_STD)
+    )
     tokens = reward.tokenizer(
         PROMPTS, padding="max_length", max_length=12, truncation=True, return_tensors="pt"
     )
@@ -94,7 +97,7 @@ def test_preprocessing_is_the_one_of_clip():
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False
     )
     theirs = torch.from_numpy(np.asarray(processor(array)["pixel_values"][0]))
-    ours = clip.resize_and_crop(smooth, 32)[0]
+    ours = preparing.resize_and_crop(smooth, 32)[0]
     assert (ours - theirs).abs().max() < 3 / 255  # theirs is rounded to 8 bits
 
 
@@ -103,11 +106,15 @@ def test_preprocessing_reads_the_folder(tmp_path):
     file.write_text(
         '{"crop_size": {"height": 30}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'
     )
-    assert clip.preprocessing(str(tmp_path), 32) == (30, [0, 0, 0], [1, 1, 1])
+    assert preparing.preprocessing(str(tmp_path), 32) == (30, [0, 0, 0], [1, 1, 1])
     file.write_text('{"size": {"shortest_edge": 28}}')
-    assert clip.preprocessing(str(tmp_path), 32)[0] == 28
+    assert preparing.preprocessing(str(tmp_path), 32)[0] == 28
     file.unlink()
-    assert clip.preprocessing(str(tmp_path), 32) == (32, [*clip.CLIP_MEAN], [*clip.CLIP_STD])
+    assert preparing.preprocessing(str(tmp_path), 32) == (
+        32,
+        [*preparing.CLIP_MEAN],
+        [*preparing.CLIP_STD],
+    )
 
 
 def test_a_missing_reward_folder_is_explained():

@@ -1,12 +1,20 @@
 """Rewards: frozen scorers of images, higher is better."""
 
+from .aesthetic import AestheticRewardModel
 from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
+from .composite import CompositeRewardModel
+from .hps import HPSRewardModel
+from .pick_score import PickScoreRewardModel
 from .python import PythonRewardModel
 
 __all__ = [
     "AbstractRewardModel",
+    "AestheticRewardModel",
     "CLIPRewardModel",
+    "CompositeRewardModel",
+    "HPSRewardModel",
+    "PickScoreRewardModel",
     "PythonRewardModel",
     "RewardError",
     "candidate_rewards",

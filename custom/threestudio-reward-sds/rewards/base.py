@@ -5,7 +5,7 @@ scale. A candidate's reward in a scene is the mean over the scene's V views, nev
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, List
+from typing import Any, Dict, List
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,23 @@ class AbstractRewardModel(BaseObject, ABC):
         self, images: Float[Tensor, "N 3 H W"], prompts: List[str]
     ) -> Float[Tensor, "..."]:
         """Score N images in [0, 1], each against its own prompt; returns N scores."""
+
+    def candidate_scores(
+        self,
+        images: Float[Tensor, "K B 3 H W"],
+        prompts: List[str],
+        num_views: int,
+        chunk_size: int,
+    ) -> Float[Tensor, "K G"]:
+        """Score all candidates of all scenes, see `candidate_rewards`.
+
+        For rewards that depend on the other candidates of a scene, which a call does not see.
+        """
+        return candidate_rewards(self, images, prompts, num_views, chunk_size)
+
+    def report(self) -> Dict[str, Any]:
+        """Return scalars of the last `candidate_scores`, logged as `reward_<key>`."""
+        return {}
 
 
 def candidate_rewards(

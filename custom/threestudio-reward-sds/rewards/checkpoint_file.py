@@ -1,0 +1,115 @@
+"""Weights in one plain file, as published beside a paper: found, verified, read without code.
+
+Settings that name such a file come in pairs, `<name>_path` and `<name>_sha256`.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Dict, Iterable, List
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+NAMES_SHOWN = 4
+"""Tensor names that a message lists before it only counts."""
+
+PART_SIZE = 2**20
+"""Bytes of a file that are read at a time for its checksum."""
+
+
+def sha256_key(key: str) -> str:
+    """Name the setting that holds the checksum of the file named by `key`."""
+    return key.removesuffix("path") + "sha256"
+
+
+def file_faults(path: str, sha256: str, key: str, source: str) -> List[str]:
+    """Say why a weights file cannot be read, without reading it.
+
+    Args:
+        path: The file, the value of `key`; "~" is expanded.
+        sha256: Its checksum, "" for none.
+        key: The YAML key of the path, ending in "path", for the message.
+        source: How to get the file, a sentence without its full stop.
+    """
+    faults = []
+    if not path:
+        faults.append(f"`{key}` is not set. {source}, and set `{key}` to its place.")
+    elif not Path(path).expanduser().is_file():
+        faults.append(
+            f"`{key}` is '{path}', but there is no such file (looked in {Path.cwd()}). {source}, "
+            f"and set `{key}` to its place."
+        )
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        faults.append(
+            f"`{sha256_key(key)}` is '{sha256}', but a SHA-256 checksum has 64 hexadecimal digits. "
+            'Take what `sha256sum` prints for a file you trust, or "" for no test.'
+        )
+    return faults
+
+
+def load_state(path: str, sha256: str, key: str) -> Dict[str, Tensor]:
+    """Read the tensors of a weights file, onto the CPU and without running code from it.
+
+    A checkpoint of a training keeps them under `state_dict`; that is opened.
+
+    Args:
+        path: The file, the value of `key`; "~" is expanded.
+        sha256: Checksum that the file must have; "" for any.
+        key: The YAML key of the path, ending in "path", for messages.
+
+    Raises:
+        UserError: The checksum is another, or the file holds anything but tensors by name.
+    """
+    file = os.path.expanduser(path)
+    if sha256:
+        verify(file, sha256, key)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may fail in any way
+        raise UserError(
+            f"The weights '{path}' cannot be read: {type(error).__name__}: {error} The file is "
+            f"damaged, or holds more than tensors. Download it again, and set `{key}` to it."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(
+            f"The weights '{path}' are not a dictionary of tensors, so `{key}` names another kind "
+            "of file. Set it to the published weights."
+        )
+    return state
+
+
+def verify(file: str, sha256: str, key: str) -> None:
+    """Compare the SHA-256 checksum of a file with the one that is expected.
+
+    Raises:
+        UserError: They differ.
+    """
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while part := stream.read(PART_SIZE):
+            digest.update(part)
+    found = digest.hexdigest()
+    if found != sha256.lower():
+        raise UserError(
+            f"The weights '{file}' have the SHA-256 checksum {found}, but `{sha256_key(key)}` is "
+            f"{sha256}. The file is damaged or another one: download it again, set `{key}` to the "
+            f"right file, or correct `{sha256_key(key)}`."
+        )
+
+
+def name_differences(found: Iterable[str], expected: Iterable[str]) -> str:
+    """Say which tensors are missing and which are not expected; "" if there are none."""
+    found, expected = set(found), set(expected)
+    parts = {"missing": sorted(expected - found), "unexpected": sorted(found - expected)}
+    return "; ".join(f"{label} {listed(names)}" for label, names in parts.items() if names)
+
+
+def listed(names: List[str]) -> str:
+    """Join the first few names, and count the rest."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,87 @@
+"""HPS v2 as a reward: a CLIP ViT-H/14 tuned on rankings of generated images by people."""
+
+from dataclasses import dataclass
+from typing import Any, List
+
+from jaxtyping import Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseObject
+
+from ..errors import UserError, refuse
+from ..model_folders import resolve
+from .checkpoint_file import file_faults, load_state
+from .clip import (
+    PROCESSOR,
+    PROCESSOR_KEY,
+    CLIPNetwork,
+    load_tokenizer,
+    network_dtype,
+    processor_faults,
+)
+from .open_clip_weights import load_open_clip
+
+FILE_KEY = "system.guidance.reward_model.checkpoint_path"
+HEADS_KEY = "system.guidance.reward_model.num_heads"
+"""Where the YAML names the weights and the number of heads, for messages."""
+
+SOURCE = (
+    "Run `hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir load/rewards` "
+    "(https://huggingface.co/xswu/HPSv2)"
+)
+
+
+@threestudio.register("reward-model-hps")
+class HPSRewardModel(CLIPNetwork):
+    """HPS v2.1: `100 cos(image features, text features)`, about 20 to 35.
+
+    The score of the paper (Wu et al. 2023, Human Preference Score v2) is the cosine; its tables
+    print it times 100, which is also the scale of CLIPScore. Images that are not square are
+    cropped, as for CLIP.
+    """
+
+    @dataclass
+    class Config(BaseObject.Config):
+        checkpoint_path: str = ""
+        """The published file `HPS_v2.1_compressed.pt`, from the hub's `xswu/HPSv2`."""
+        checkpoint_sha256: str = ""
+        """Checksum that the file must have; empty for any."""
+        processor_name_or_path: str = PROCESSOR
+        """Folder or hub id of tokenizer and image preprocessing."""
+        num_heads: int = 16
+        """Attention heads of both towers, which the file does not say (ViT-H/14: 16)."""
+        half_precision_weights: bool = True
+        """Half precision on CUDA; the CPU always computes in single precision."""
+
+    cfg: Config
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        faults = file_faults(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY, SOURCE)
+        if cfg.num_heads < 1:
+            faults.append(f"`{HEADS_KEY}` is {cfg.num_heads}, but must be 1 or more.")
+        return faults + processor_faults(cfg.processor_name_or_path)
+
+    def configure(self) -> None:
+        refuse(self.check(self.cfg))
+        cfg = self.cfg
+        state = load_state(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY)
+        dtype = network_dtype(self.device, cfg.half_precision_weights)
+        model = load_open_clip(state, cfg.num_heads, dtype, FILE_KEY, HEADS_KEY)
+        processor = resolve(cfg.processor_name_or_path)
+        tokenizer = load_tokenizer(processor)
+        end = model.config.text_config.eos_token_id
+        if tokenizer.eos_token_id != end:
+            raise UserError(
+                f"The tokenizer of `{PROCESSOR_KEY}` ('{processor}') ends a text with token "
+                f"{tokenizer.eos_token_id}, but the weights of `{FILE_KEY}` expect {end}, the last "
+                f"of their vocabulary. Set `{PROCESSOR_KEY}` to the tokenizer of these weights "
+                f"(published: {PROCESSOR})."
+            )
+        self.adopt(model, tokenizer, processor)
+
+    def __call__(
+        self, images: Float[Tensor, "N 3 H W"], prompts: List[str]
+    ) -> Float[Tensor, "..."]:
+        return 100.0 * self.cosine(images, prompts)
