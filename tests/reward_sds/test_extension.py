@@ -62,6 +62,7 @@ def test_every_component_of_the_table_is_registered():
         "mvdream-prior",
         "sds-objective",
         "reward-model-clip",
+        "reward-model-image-reward",
         "reward-model-python",
         "reward-sds-guidance",
         "stable-diffusion-guidance",
