@@ -62,7 +62,7 @@ def test_every_component_of_the_table_is_registered():
         "mvdream-prior",
         "sds-objective",
         *(f"reward-model-{n}" for n in ("clip", "pick-score", "hps", "aesthetic")),
-        *(f"reward-model-{n}" for n in ("composite", "python")),
+        *(f"reward-model-{n}" for n in ("image-reward", "composite", "python")),
         "reward-sds-guidance",
         "stable-diffusion-guidance",
         "mvdream-multiview-diffusion-guidance",

@@ -5,6 +5,7 @@ from .base import AbstractRewardModel, RewardError, candidate_rewards
 from .clip import CLIPRewardModel
 from .composite import CompositeRewardModel
 from .hps import HPSRewardModel
+from .image_reward import ImageRewardModel
 from .pick_score import PickScoreRewardModel
 from .python import PythonRewardModel
 
@@ -15,6 +16,7 @@ __all__ = [
     "CompositeRewardModel",
     "HPSRewardModel",
     "PickScoreRewardModel",
+    "ImageRewardModel",
     "PythonRewardModel",
     "RewardError",
     "candidate_rewards",

@@ -17,9 +17,6 @@ from ..errors import UserError
 NAMES_SHOWN = 4
 """Tensor names that a message lists before it only counts."""
 
-PART_SIZE = 2**20
-"""Bytes of a file that are read at a time for its checksum."""
-
 
 def sha256_key(key: str) -> str:
     """Name the setting that holds the checksum of the file named by `key`."""
@@ -43,12 +40,17 @@ def file_faults(path: str, sha256: str, key: str, source: str) -> List[str]:
             f"`{key}` is '{path}', but there is no such file (looked in {Path.cwd()}). {source}, "
             f"and set `{key}` to its place."
         )
-    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        faults.append(
-            f"`{sha256_key(key)}` is '{sha256}', but a SHA-256 checksum has 64 hexadecimal digits. "
-            'Take what `sha256sum` prints for a file you trust, or "" for no test.'
-        )
-    return faults
+    return faults + checksum_faults(sha256, sha256_key(key))
+
+
+def checksum_faults(sha256: str, key: str) -> List[str]:
+    """Say so if the value of `key` is no checksum and not empty."""
+    if not sha256 or re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        return []
+    return [
+        f"`{key}` is '{sha256}', but a SHA-256 checksum has 64 hexadecimal digits. Take what "
+        '`sha256sum` prints for a file you trust, or "" for no test.'
+    ]
 
 
 def load_state(path: str, sha256: str, key: str) -> Dict[str, Tensor]:
@@ -66,7 +68,7 @@ def load_state(path: str, sha256: str, key: str) -> Dict[str, Tensor]:
     """
     file = os.path.expanduser(path)
     if sha256:
-        verify(file, sha256, key)
+        verify(file, sha256, key, sha256_key(key))
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may fail in any way
@@ -83,22 +85,25 @@ def load_state(path: str, sha256: str, key: str) -> Dict[str, Tensor]:
     return state
 
 
-def verify(file: str, sha256: str, key: str) -> None:
+def verify(file: str, sha256: str, key: str, checksum_key: str) -> None:
     """Compare the SHA-256 checksum of a file with the one that is expected.
+
+    Args:
+        file: The file.
+        sha256: Its checksum.
+        key: The YAML key of the file, for the message.
+        checksum_key: The YAML key of the checksum.
 
     Raises:
         UserError: They differ.
     """
-    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        while part := stream.read(PART_SIZE):
-            digest.update(part)
-    found = digest.hexdigest()
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256.lower():
         raise UserError(
-            f"The weights '{file}' have the SHA-256 checksum {found}, but `{sha256_key(key)}` is "
+            f"The weights '{file}' have the SHA-256 checksum {found}, but `{checksum_key}` is "
             f"{sha256}. The file is damaged or another one: download it again, set `{key}` to the "
-            f"right file, or correct `{sha256_key(key)}`."
+            f"right file, or correct `{checksum_key}`."
         )
 
 

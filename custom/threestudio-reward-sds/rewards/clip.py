@@ -14,7 +14,7 @@ from threestudio.utils.base import BaseObject
 from ..errors import refuse
 from ..model_folders import folder_faults, loading, resolve
 from .base import AbstractRewardModel
-from .images import CLIP_MEAN, CLIP_STD, normalised, preprocessing, resize_and_crop  # noqa: F401
+from .images import normalised, preprocessing
 
 PATH_KEY = "system.guidance.reward_model.pretrained_model_name_or_path"
 """Where the YAML names the model, for messages."""
