@@ -237,12 +237,6 @@ def test_a_baseline_block_with_attention_options_is_accepted(folder):
             "no such folder",
         ),
         ("mvdream-prior", {"pretrained_model_name_or_path": "./nope"}, "no such folder"),
-        ("mvdream-prior", {}, "original MVDream checkpoints are not supported yet.*load/blocks"),
-        (
-            "mvdream-prior",
-            {"ckpt_path": "x/sd-v2.1-base-4view.pt"},
-            "cannot load the file 'x/sd-v2",
-        ),
         ("mvdream-prior", {"camera_condition_type": "pose"}, "only 'rotation' exists"),
         ("mvdream-prior", {"n_view": 0}, "`n_view` is 0, but must be 1 or more"),
         ("stable-diffusion-prior", {"token_merging": True}, "`token_merging` is not supported"),

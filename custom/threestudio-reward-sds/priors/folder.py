@@ -12,7 +12,7 @@ from ..model_folders import loading, resolve
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """The frozen networks of a latent diffusion folder and what its configs say."""
+    """The frozen networks of a latent diffusion model and what their configs say."""
 
     unet: Any
     vae: Any
@@ -39,8 +39,7 @@ def load_latent_diffusion(path: str, device: Any, half: bool) -> LatentDiffusion
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-    path, device = resolve(path), torch.device(device)
-    dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+    path, dtype = resolve(path), number_type(device, half)
     with loading(path, "diffusers", "system.guidance.pretrained_model_name_or_path"):
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
@@ -50,6 +49,16 @@ def load_latent_diffusion(path: str, device: Any, half: bool) -> LatentDiffusion
             f"The model '{path}' predicts '{scheduler.config.prediction_type}'; supported are "
             "'epsilon' and 'v_prediction'."
         )
+    return freeze(unet, vae, scheduler, device)
+
+
+def number_type(device: Any, half: bool) -> torch.dtype:
+    """Return the type that networks on `device` compute in: half precision only on CUDA."""
+    return torch.float16 if half and torch.device(device).type == "cuda" else torch.float32
+
+
+def freeze(unet: Any, vae: Any, scheduler: Any, device: Any) -> LatentDiffusion:
+    """Move the networks to their device, without gradients."""
     return LatentDiffusion(
         unet=unet.to(device).eval().requires_grad_(False),
         vae=vae.to(device).eval().requires_grad_(False),

@@ -5,7 +5,7 @@ matrix with the translation normalised, flattened to 16 numbers.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,15 @@ from ..model_folders import folder_faults, read_json
 from .base import Cameras
 from .folder import DIFFUSION_FILES, load_latent_diffusion
 from .latent import AbstractLatentPrior, text_embeddings
+from .mvdream_checkpoint import (
+    FETCHED,
+    PUBLISHED,
+    cached_checkpoint,
+    checkpoint_faults,
+    fetch_command,
+    is_checkpoint,
+    load_checkpoint,
+)
 
 CAMERA_DIM = 16
 """Numbers per camera: a 4x4 matrix."""
@@ -69,18 +78,18 @@ def share_views(unet: Any, num_views: int) -> None:
 class MVDreamPrior(AbstractLatentPrior):
     """V views denoised jointly, conditioned on text and cameras.
 
-    Loads a diffusers folder whose UNet has `class_embed_type: projection` with 16 inputs. The
-    original MVDream checkpoint files are not converted by this version.
+    Loads an original MVDream checkpoint file, or a diffusers folder whose UNet has
+    `class_embed_type: projection` with 16 inputs.
     """
 
     @dataclass
     class Config(BaseObject.Config):
         pretrained_model_name_or_path: Optional[str] = None
-        """Diffusers folder or hub id of a camera-conditioned model."""
+        """Diffusers folder or hub id of a camera-conditioned model, or an original checkpoint."""
         ckpt_path: Optional[str] = None
         """The baseline's key for the same; read when the key above is null."""
         model_name: str = "sd-v2.1-base-4view"
-        """The baseline's key: name of the original checkpoint; only used in messages."""
+        """Original checkpoint that is taken from the local hub cache when both keys are null."""
         camera_condition_type: str = "rotation"
         """The baseline's key: only "rotation" exists (the whole matrix, normalised)."""
         half_precision_weights: bool = True
@@ -113,8 +122,9 @@ class MVDreamPrior(AbstractLatentPrior):
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
-        path = self.cfg.pretrained_model_name_or_path or self.cfg.ckpt_path
-        model = load_latent_diffusion(path, self.device, self.cfg.half_precision_weights)
+        _, path = _weights(self.cfg)
+        load = load_checkpoint if is_checkpoint(path) else load_latent_diffusion
+        model = load(path, self.device, self.cfg.half_precision_weights)
         share_views(model.unet, self.cfg.n_view)
         self.install(model, self.cfg.n_view, self.cfg.image_size)
 
@@ -129,17 +139,20 @@ class MVDreamPrior(AbstractLatentPrior):
         return {"encoder_hidden_states": text, "class_labels": camera}
 
 
+def _weights(cfg: Any) -> Tuple[str, Optional[str]]:
+    """Return the key that gives the weights, and their path; None if there are none."""
+    if cfg.pretrained_model_name_or_path:
+        return "pretrained_model_name_or_path", cfg.pretrained_model_name_or_path
+    return "ckpt_path", cfg.ckpt_path or cached_checkpoint(cfg.model_name)
+
+
 def _weights_faults(cfg: Any) -> List[str]:
-    """Say why the weights cannot be loaded: none given, a checkpoint file, or the wrong folder."""
-    key = "pretrained_model_name_or_path" if cfg.pretrained_model_name_or_path else "ckpt_path"
-    path = cfg.pretrained_model_name_or_path or cfg.ckpt_path
-    if path is None or path.endswith((".pt", ".ckpt", ".pth", ".safetensors")):
-        given = f"the checkpoint '{cfg.model_name}'" if path is None else f"the file '{path}'"
-        return [
-            f"`mvdream-prior` cannot load {given}: original MVDream checkpoints are not supported "
-            "yet, only diffusers folders with a camera-conditioned UNet. Set "
-            '`system.guidance.pretrained_model_name_or_path`, e.g. to "load/blocks/prior".'
-        ]
+    """Say why the weights cannot be loaded: none there, or the wrong file or folder."""
+    key, path = _weights(cfg)
+    if path is None:
+        return _nothing_given(cfg.model_name)
+    if is_checkpoint(path):
+        return checkpoint_faults(path, f"system.guidance.{key}")
     faults = folder_faults(path, DIFFUSION_FILES, f"system.guidance.{key}")
     config = None if faults else read_json(path, "unet/config.json")
     if config is not None and config.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
@@ -149,3 +162,19 @@ def _weights_faults(cfg: Any) -> List[str]:
             '`prior_type: "stable-diffusion-prior"` for single-view models.'
         )
     return faults
+
+
+def _nothing_given(name: str) -> List[str]:
+    """Say how to get the checkpoint called `name`, and what to set."""
+    if name not in PUBLISHED:
+        return [
+            f"`system.guidance.model_name` is '{name}', but the published checkpoints are "
+            f"{' and '.join(PUBLISHED)}. Set it to one of them, or give a file in "
+            "`system.guidance.ckpt_path`."
+        ]
+    return [
+        f"`mvdream-prior` has no weights: '{name}' is not in the local hub cache. Run "
+        f"{fetch_command(name)} (5 GB) and set `system.guidance.ckpt_path` to "
+        f'"{FETCHED}/{name}.pt", or set `system.guidance.pretrained_model_name_or_path` to a '
+        'diffusers folder, e.g. "load/blocks/prior".'
+    ]
