@@ -5,7 +5,7 @@ in their own type with autocast off; results return in the caller's type.
 """
 
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Optional
+from typing import ClassVar, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -94,17 +94,3 @@ class AbstractLatentPrior(AbstractPrior):
         with no_autocast(noisy):
             output = self.unet(noisy.to(dtype), timesteps, **inputs).sample
         return output.to(noisy.dtype)
-
-
-def text_embeddings(
-    prompt_utils: Any, cameras: Any, view_dependent: bool
-) -> Float[Tensor, "M S D"]:
-    """Return the text conditioning of B images, 2B rows: prompts, then negative prompts."""
-    if getattr(prompt_utils, "use_perp_neg", False):
-        raise ValueError(
-            "`use_perp_neg` is not supported by this prior. Set "
-            "`system.prompt_processor.use_perp_neg: false`."
-        )
-    return prompt_utils.get_text_embeddings(
-        cameras.elevation, cameras.azimuth, cameras.distance, view_dependent
-    )

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
-from torch import Tensor
 
 import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
 from ..model_folders import folder_faults
-from .base import Cameras
+from .base import Cameras, Conditioning
 from .folder import DIFFUSION_FILES, load_latent_diffusion
-from .latent import AbstractLatentPrior, text_embeddings
+from .latent import AbstractLatentPrior
+from .text import single_view_text
 
 
 @threestudio.register("stable-diffusion-prior")
@@ -82,6 +82,5 @@ class StableDiffusionPrior(AbstractLatentPrior):
             model.unet.to(memory_format=torch.channels_last)
         self.install(model, num_views=1, image_size=self.cfg.image_size)
 
-    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
-        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
-        return {"encoder_hidden_states": text}
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        return single_view_text(prompt_utils, cameras, self.cfg.view_dependent_prompting)
