@@ -58,7 +58,7 @@ class SDSObjective(AbstractObjective):
     @dataclass
     class Config(BaseModule.Config):
         guidance_scale: float = 100.0
-        """Classifier-free guidance scale (100 for Stable Diffusion, 50 for MVDream)."""
+        """Guidance scale (100 for Stable Diffusion, 20 for DeepFloyd IF, 50 for MVDream)."""
         weighting_strategy: str = "sds"
         """w(t) of the plain form: "sds" (1 - alpha_bar), "uniform" or "fantasia3d"."""
         recon_loss: bool = False

@@ -1,6 +1,7 @@
 """Priors: pretrained diffusion models behind one small interface (`base.py`)."""
 
 from .base import AbstractPrior, Cameras, Conditioning, Denoiser
+from .deep_floyd import DeepFloydPrior
 from .mvdream import MVDreamPrior
 from .prediction import NoisePrediction
 from .stable_diffusion import StableDiffusionPrior
@@ -9,6 +10,7 @@ __all__ = [
     "AbstractPrior",
     "Cameras",
     "Conditioning",
+    "DeepFloydPrior",
     "Denoiser",
     "MVDreamPrior",
     "NoisePrediction",
