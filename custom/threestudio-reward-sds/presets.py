@@ -19,6 +19,12 @@ BASELINES: Dict[str, Dict[str, Any]] = {
         "n_noises": 1,
         "trainer_max_steps": 25000,
     },
+    "deep-floyd-guidance": {
+        "prior_type": "deep-floyd-prior",
+        "objective_type": "sds-objective",
+        "reward_strategy_type": "none",
+        "n_noises": 1,
+    },
     "mvdream-multiview-diffusion-guidance": {
         "prior_type": "mvdream-prior",
         "objective_type": "sds-objective",

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .priors.base import CLEAN, Denoiser, NoisePrediction
+from .priors.base import CLEAN, Denoiser
+from .priors.prediction import NoisePrediction
 
 PREVIEW_SPACINGS = ("uniform", "official")
 
@@ -46,11 +47,7 @@ class Candidates:
         missing = mask & ~self._known
         if missing.any():
             new = denoiser(self.noisy, self.timesteps, missing)
-            where = missing[..., None, None, None]
-            self._kept = NoisePrediction(
-                torch.where(where, new.cond, self._kept.cond),
-                torch.where(where, new.uncond, self._kept.uncond),
-            )
+            self._kept = new.where(missing, self._kept)
             self._known = self._known | mask
         return self._kept
 
@@ -106,7 +103,7 @@ class CandidateSearch:
     preview_spacing: str
     """ "uniform": S steps evenly from t to clean; "official": grid of S points, see above."""
     preview_guidance_scale: float
-    """Classifier-free guidance scale of the previews, `eps_u + s (eps_c - eps_u)`."""
+    """Guidance scale of the previews, as `NoisePrediction.guided` takes it."""
 
     @torch.no_grad()
     def propose(

@@ -34,11 +34,19 @@ def save_prior(folder: Path, camera: bool = True) -> str:
     return str(folder)
 
 
+def save_pixel_prior(folder: Path) -> str:
+    """Save a folder of the kind of DeepFloyd IF: UNet, scheduler, T5 encoder and tokenizer."""
+    tiny_models.save_pixel_diffusion(folder)
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581a", "\u2581red", "\u2581cube", "\u2581front", "e"]
+    return tiny_models.save_t5(folder, pieces)
+
+
 def save_world(folder: Path) -> dict[str, str]:
-    """Save a multi-view prior, a single-view prior and a reward; return their paths."""
+    """Save a multi-view, a single-view and a pixel prior and a reward; return their paths."""
     return {
         "multi-view": save_prior(folder / "multi-view"),
         "single-view": save_prior(folder / "single-view", camera=False),
+        "pixels": save_pixel_prior(folder / "pixels"),
         "reward": tiny_models.save_clip(folder / "reward"),
     }
 
@@ -52,8 +60,10 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         out: Where the run folder goes.
     """
     system, data = config["system"], config["data"]
-    multi_view = "n_view" in data
-    prior = world["multi-view" if multi_view else "single-view"]
+    kind = "multi-view" if "n_view" in data else "single-view"
+    if system["prompt_processor_type"] == "deep-floyd-prompt-processor":
+        kind = "pixels"
+    prior = world[kind]
     path_key = "ckpt_path" if "ckpt_path" in system["guidance"] else "pretrained_model_name_or_path"
     settings = {
         "exp_root_dir": out,

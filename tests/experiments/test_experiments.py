@@ -14,6 +14,7 @@ EXPERIMENTS = sorted((ROOT / "custom/threestudio-reward-sds/experiments").glob("
 CONFIGS = ROOT / "custom/threestudio-reward-sds/configs"
 PAIRS = {
     CONFIGS / "blocks-mvdream-sds.yaml": CONFIGS / "blocks-mvdream-reward-sds.yaml",
+    ROOT / "configs/dreamfusion-if.yaml": CONFIGS / "dreamfusion-if-reward-sds.yaml",
     ROOT / "configs/sd21-nerf.yaml": CONFIGS / "sd21-nerf-reward-sds.yaml",
 }
 

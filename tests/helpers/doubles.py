@@ -110,7 +110,8 @@ class DoublePrior(priors_base.AbstractPrior):
 
     def conditioning(self, prompt_utils, cameras):
         batch = cameras.azimuth.shape[0]
-        return {"half": torch.cat([torch.ones(batch), torch.zeros(batch)])}
+        half = torch.cat([torch.ones(batch), torch.zeros(batch)])
+        return priors_base.Conditioning({"half": half})
 
     def network(self, noisy, timesteps, conditioning):
         self.calls.append(len(noisy))

@@ -2,25 +2,68 @@
 
 Written from the equations of RewardSDS, DDIM and MVDream, sharing no code with the extension.
 A `network(noisy [V c h w], t, half) -> [V c h w]` predicts the noise of one scene, with the prompt
-(`half = 1`) or without (`half = 0`).
+(`half = 1`) or without (`half = 0`). With Perp-Neg it also predicts for negative prompts: they are
+given as (`half`, weight).
 """
 
-from typing import Callable, List, Optional
+import math
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 Network = Callable[[Tensor, int, int], Tensor]
+Negatives = Sequence[Tuple[int, float]]
+
+
+def guided_noise(
+    noisy: Tensor, t: int, network: Network, scale: float, negatives: Negatives = ()
+) -> Tensor:
+    """Classifier-free guidance `eps_u + s (eps_c - eps_u)`; with negative prompts Perp-Neg, image
+    by image: `eps_u + s (e_c + sum_i w_i (e_i - <e_i, e_c> / <e_c, e_c> e_c))`, `e = eps - eps_u`.
+    """
+    eps_c, eps_u = network(noisy, t, 1), network(noisy, t, 0)
+    direction = eps_c - eps_u
+    total = direction.clone()
+    for half, weight in negatives:
+        e_i = network(noisy, t, half) - eps_u
+        for v in range(len(noisy)):
+            along = (e_i[v] * direction[v]).sum() / (direction[v] ** 2).sum()
+            total[v] += weight * (e_i[v] - along * direction[v])
+    return eps_u + scale * total
+
+
+def perp_neg_texts(
+    views: Dict[str, Tensor], uncond: Tensor, elevation: float, azimuth: float
+) -> Tuple[List[Tensor], List[float]]:
+    """Return embeddings (unconditional, positive, two negatives) and weights of one camera, with
+    threestudio's default weights; azimuth in [-180, 180).
+    """
+    if elevation > 60:
+        return [uncond, views["overhead"], uncond, uncond], [0.0, 0.0]
+    side, front, back = views["side"], views["front"], views["back"]
+    if abs(azimuth) < 90:
+        r = 1 - abs(azimuth) / 90
+        weights = [-(4 * math.exp(-0.5 * x) - 2.426) for x in (r, 1 - r)]
+        return [uncond, r * front + (1 - r) * side, front, side], weights
+    r = 2 - abs(azimuth) / 90
+    weights = [-(math.exp(-0.5 * r) + c) for c in (-0.606, 0.967)]
+    return [uncond, r * side + (1 - r) * back, side, front], weights
 
 
 def plain_residual(
-    z: Tensor, noise: Tensor, t: int, alpha_bar: Tensor, network: Network, scale: float
+    z: Tensor,
+    noise: Tensor,
+    t: int,
+    alpha_bar: Tensor,
+    network: Network,
+    scale: float,
+    negatives: Negatives = (),
 ) -> Tensor:
-    """SDS of one scene: `(1 - alpha_bar) (eps_u + s (eps_c - eps_u) - noise)`."""
+    """SDS of one scene: `(1 - alpha_bar) (guided noise - noise)`."""
     a = alpha_bar[t]
     noisy = a.sqrt() * z + (1 - a).sqrt() * noise
-    eps_c, eps_u = network(noisy, t, 1), network(noisy, t, 0)
-    return (1 - a) * (eps_u + scale * (eps_c - eps_u) - noise)
+    return (1 - a) * (guided_noise(noisy, t, network, scale, negatives) - noise)
 
 
 def reconstruction_residual(
@@ -30,14 +73,14 @@ def reconstruction_residual(
     alpha_bar: Tensor,
     network: Network,
     scale: float,
+    negatives: Negatives = (),
     share: float = 0.5,
 ) -> Tensor:
     """Gradient of `0.5 |z - x0'|^2` by autograd, the rescaled x0 prediction x0' held fixed."""
     a = alpha_bar[t]
     noisy = a.sqrt() * z + (1 - a).sqrt() * noise
-    eps_c, eps_u = network(noisy, t, 1), network(noisy, t, 0)
-    x0 = (noisy - (1 - a).sqrt() * (eps_u + scale * (eps_c - eps_u))) / a.sqrt()
-    x0_cond = (noisy - (1 - a).sqrt() * eps_c) / a.sqrt()
+    x0 = (noisy - (1 - a).sqrt() * guided_noise(noisy, t, network, scale, negatives)) / a.sqrt()
+    x0_cond = (noisy - (1 - a).sqrt() * network(noisy, t, 1)) / a.sqrt()
     rescaled = x0 * (x0_cond.std() / (x0.std() + 1e-8))
     target = (share * rescaled + (1 - share) * x0).detach()
     latents = z.detach().clone().requires_grad_(True)
@@ -52,14 +95,14 @@ def ddim_preview(
     network: Network,
     scale: float,
     end: Optional[int] = None,
+    negatives: Negatives = (),
 ) -> Tensor:
     """Textbook deterministic DDIM through `times`, then to `end` (None: no noise at all)."""
     one = torch.ones((), dtype=alpha_bar.dtype)
     x = noisy
     for t, then in zip(times, [*times[1:], end], strict=True):
         a, b = alpha_bar[t], one if then is None else alpha_bar[then]
-        eps_c, eps_u = network(x, t, 1), network(x, t, 0)
-        eps = eps_u + scale * (eps_c - eps_u)
+        eps = guided_noise(x, t, network, scale, negatives)
         x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
         x = b.sqrt() * x0 + (1 - b).sqrt() * eps
     return x

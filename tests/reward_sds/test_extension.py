@@ -24,6 +24,7 @@ FILES = [
 UPSTREAM = {
     "threestudio.utils.base": {"BaseObject", "BaseModule"},
     "threestudio.utils.misc": {"C", "get_rank"},
+    "threestudio.utils.ops": {"perpendicular_component"},
 }
 """What upstream has of the names we use (threestudio 0.2.3)."""
 

@@ -3,27 +3,17 @@
 import pytest
 import torch
 
+from tests.helpers.tiny_models import TEXT_WIDTH, save_t5
 from threestudio.models.prompt_processors import deep_floyd, tokens
 from threestudio.models.prompt_processors.deep_floyd import DeepFloydPromptProcessor
 from threestudio.utils.errors import ConfigError, UserError
 
-WIDTH = 16
 PIECES = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581a", "\u2581cat", "\u2581front", ",", "c", "a"]
 
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory):
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
-    folder = tmp_path_factory.mktemp("if")
-    vocab = [(piece, 0.0 if i < 3 else -float(i)) for i, piece in enumerate(PIECES)]
-    T5Tokenizer(vocab=vocab, extra_ids=0).save_pretrained(folder / "tokenizer")
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(PIECES), d_model=WIDTH, d_kv=8, d_ff=16, num_layers=2, num_heads=2
-    )
-    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    return str(folder)
+    return save_t5(tmp_path_factory.mktemp("if"), PIECES)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +37,7 @@ def test_embeddings_are_those_of_the_encoder_with_the_padding_masked(t5_folder):
     from transformers import T5EncoderModel
 
     found = build(t5_folder)().text_embeddings
-    assert found.shape == (1, 77, WIDTH) and found.dtype == torch.float32
+    assert found.shape == (1, 77, TEXT_WIDTH) and found.dtype == torch.float32
     encoder = T5EncoderModel.from_pretrained(t5_folder, subfolder="text_encoder").eval()
     ids = torch.tensor([[4, 5, 1] + [0] * 74])
     mask = (ids > 0).long()
@@ -68,7 +58,7 @@ def test_prompts_come_before_negative_prompts_and_name_the_view(t5_folder):
 
 def test_the_length_of_the_padding_does_not_change_the_words(t5_folder):
     long, short = (build(t5_folder, max_length=n)().text_embeddings for n in (77, 5))
-    assert short.shape == (1, 5, WIDTH)
+    assert short.shape == (1, 5, TEXT_WIDTH)
     torch.testing.assert_close(short[:, :3], long[:, :3], atol=1e-6, rtol=0)
 
 

@@ -51,14 +51,14 @@ def rescale_std(
 class SDSObjective(AbstractObjective):
     """Score distillation sampling, plain or as reconstruction of the x0 prediction.
 
-    The guidance scale means what it means for the prior's published settings: for single-view
-    Stable Diffusion `eps_c + s (eps_c - eps_u)`, that is `guided(s + 1)`; for MVDream `guided(s)`.
+    The guidance scale means what it means in published settings: for single-view priors
+    `eps_c + s (eps_c - eps_u)`, that is `guided(s + 1)`; for MVDream and Perp-Neg `guided(s)`.
     """
 
     @dataclass
     class Config(BaseModule.Config):
         guidance_scale: float = 100.0
-        """Classifier-free guidance scale (100 for Stable Diffusion, 50 for MVDream)."""
+        """Guidance scale (100 for Stable Diffusion, 20 for DeepFloyd IF, 50 for MVDream)."""
         weighting_strategy: str = "sds"
         """w(t) of the plain form: "sds" (1 - alpha_bar), "uniform" or "fantasia3d"."""
         recon_loss: bool = False
@@ -110,9 +110,6 @@ class SDSObjective(AbstractObjective):
             residual = self.residual(latents, candidates, denoiser, image_mask)
         return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
 
-    def _scale(self, denoiser: Denoiser) -> float:
-        return self.cfg.guidance_scale + (1.0 if denoiser.prior.scale_from_text else 0.0)
-
     def _noise_residual(
         self,
         latents: Float[Tensor, "B c h w"],
@@ -121,7 +118,8 @@ class SDSObjective(AbstractObjective):
         mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B c h w"]:
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
-        noise_pred = candidates.prediction(denoiser, mask).guided(self._scale(denoiser))
+        scale = denoiser.guided_scale(self.cfg.guidance_scale)
+        noise_pred = candidates.prediction(denoiser, mask).guided(scale)
         weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma)
         return weight * (noise_pred - candidates.noise)
 
@@ -133,10 +131,11 @@ class SDSObjective(AbstractObjective):
         mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B c h w"]:
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
+        scale = denoiser.guided_scale(self.cfg.guidance_scale)
         prediction = candidates.prediction(denoiser, mask)
         x0, x0_cond = (
             (candidates.noisy - sigma * noise_pred) / alpha
-            for noise_pred in (prediction.guided(self._scale(denoiser)), prediction.cond)
+            for noise_pred in (prediction.guided(scale), prediction.cond)
         )
         share = self.cfg.recon_std_rescale
         return latents - rescale_std(x0, x0_cond, denoiser.prior.num_views, share)

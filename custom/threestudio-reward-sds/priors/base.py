@@ -16,6 +16,8 @@ from torch import Tensor
 
 from threestudio.utils.base import BaseObject
 
+from .prediction import NoisePrediction
+
 CLEAN = -1
 """The timestep past the last denoising step: alpha 1, sigma 0."""
 
@@ -37,17 +39,14 @@ class Cameras:
 
 
 @dataclass(frozen=True)
-class NoisePrediction:
-    """The network's noise prediction with and without the prompt."""
+class Conditioning:
+    """What the network is told about the B images of a step, one block of rows per text."""
 
-    cond: Float[Tensor, "*N c h w"]
-    """eps_c, given the prompt."""
-    uncond: Float[Tensor, "*N c h w"]
-    """eps_u, given the negative prompt."""
-
-    def guided(self, scale: float) -> Float[Tensor, "*N c h w"]:
-        """Apply classifier-free guidance, `eps_u + scale (eps_c - eps_u)`; written only here."""
-        return self.uncond + scale * (self.cond - self.uncond)
+    inputs: Dict[str, Tensor]
+    """Arguments of `network`, (2 + n) B rows: B with prompt, B without, then B for each of the n
+    negative prompts of Perp-Neg."""
+    negative_weights: Optional[Float[Tensor, "B n"]] = None
+    """Weights of the negative prompts; None without Perp-Neg, when n is 0."""
 
 
 class AbstractPrior(BaseObject, ABC):
@@ -85,8 +84,8 @@ class AbstractPrior(BaseObject, ABC):
         """Decode latents to images in [0, 1]."""
 
     @abstractmethod
-    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
-        """Return what `network` is conditioned on, tensors of 2B rows: B with prompt, B without."""
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        """Return what `network` is conditioned on, for all texts of all images."""
 
     @abstractmethod
     def network(
@@ -133,17 +132,20 @@ class AbstractPrior(BaseObject, ABC):
 class Denoiser:
     """A prior with prompt and cameras fixed: `(z_t, t) -> NoisePrediction`, in chunks.
 
-    Candidates, views and the two halves of classifier-free guidance form one batch, which is cut
-    into chunks of at most `chunk_size` images (never less than one scene of V views); results do
-    not depend on the cut.
+    Candidates, views and texts (the two halves of classifier-free guidance, and Perp-Neg's negative
+    prompts) form one batch, which is cut into chunks of at most `chunk_size` images (never less
+    than one scene of V views); results do not depend on the cut.
     """
 
-    def __init__(self, prior: AbstractPrior, conditioning: Dict[str, Tensor], chunk_size: int):
+    def __init__(self, prior: AbstractPrior, conditioning: Conditioning, chunk_size: int):
         self.prior = prior
-        self.conditioning = conditioning
+        self.conditioning = conditioning.inputs
+        weights = conditioning.negative_weights
+        self.negative_weights = () if weights is None else weights.unbind(dim=1)  # n of [B]
+        self.num_texts = 2 + len(self.negative_weights)
         self.chunk_size = max(chunk_size // prior.num_views, 1) * prior.num_views
         self.images_evaluated = 0
-        """Images that went through the network so far; both halves of guidance count."""
+        """Images that went through the network so far; each text of an image counts."""
 
     def __call__(
         self,
@@ -156,12 +158,13 @@ class Denoiser:
         if mask is None:
             mask = torch.ones(num_candidates, batch, dtype=torch.bool, device=noisy.device)
         rows = mask.flatten().nonzero()[:, 0]  # indices into K * B
-        predicted = self._predict_rows(noisy, timesteps, rows)  # [2 * rows, c, h, w]
-        cond, uncond = (
-            torch.zeros_like(noisy.flatten(0, 1)).index_copy(0, rows, half).view_as(noisy)
-            for half in predicted.chunk(2)
+        predicted = self._predict_rows(noisy, timesteps, rows)  # [texts * rows, c, h, w]
+        cond, uncond, *negatives = (
+            torch.zeros_like(noisy.flatten(0, 1)).index_copy(0, rows, part).view_as(noisy)
+            for part in predicted.unflatten(0, (self.num_texts, len(rows)))
         )
-        return NoisePrediction(cond, uncond)
+        weights = (weight.view(-1, 1, 1, 1).to(noisy) for weight in self.negative_weights)
+        return NoisePrediction(cond, uncond, tuple(negatives), tuple(weights))
 
     def _predict_rows(
         self,
@@ -169,13 +172,12 @@ class Denoiser:
         timesteps: Int[Tensor, " G"],
         rows: Int[Tensor, " N"],
     ) -> Float[Tensor, "M c h w"]:
-        """Predict for the N given images, first with the prompt, then without: M = 2 N rows."""
+        """Predict for the N given images, all of them with one text, then with the next."""
         batch = noisy.shape[1]
-        rows = torch.cat([rows, rows])
+        text = torch.arange(self.num_texts, device=rows.device).repeat_interleave(len(rows))
+        rows = rows.repeat(self.num_texts)
         view = rows % batch
-        condition = torch.where(
-            torch.arange(len(rows)).to(rows) < len(rows) // 2, view, view + batch
-        )
+        condition = text * batch + view
         inputs = noisy.flatten(0, 1)[rows]
         times = timesteps.repeat_interleave(self.prior.num_views)[view]
         outputs = [torch.zeros_like(inputs[:0])]
@@ -186,6 +188,14 @@ class Denoiser:
         self.images_evaluated += len(rows)
         alpha, sigma = self.alpha_sigma(timesteps, noisy)
         return self.prior.to_noise(torch.cat(outputs), inputs, alpha[view], sigma[view])
+
+    def guided_scale(self, published: float) -> float:
+        """Translate a published SDS scale to the one that `NoisePrediction.guided` takes.
+
+        Perp-Neg's scales count from the negative prompt, whatever those of the prior do.
+        """
+        from_text = self.prior.scale_from_text and not self.negative_weights
+        return published + (1.0 if from_text else 0.0)
 
     def alpha_sigma(self, timesteps: Int[Tensor, " G"], like: Tensor) -> Tuple[Tensor, Tensor]:
         """Return the noise schedule at `timesteps`, [B 1 1 1] each."""

@@ -1,36 +1,16 @@
-"""What all latent diffusion priors share: VAE, UNet and number types.
+"""What all latent diffusion priors share: a UNet in the latent space of a VAE.
 
-Renders are resized to the model's image size, latents carry the VAE's scaling factor. Networks run
-in their own type with autocast off; results return in the caller's type.
+Renders are resized to the model's image size, latents carry the VAE's scaling factor.
 """
 
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Optional
+from typing import ClassVar, Optional
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .base import AbstractPrior
 from .folder import LatentDiffusion
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """Return `x` in single precision or better: gradients are never combined in half precision."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager:
-    """Return a context in which the networks keep their own number type."""
-    return torch.autocast(device_type=x.device.type, enabled=False)
-
-
-def resize(x: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C S S"]:
-    """Resize to `size` x `size` (bilinear), or return `x` itself when it has that size."""
-    if x.shape[-2:] == (size, size):
-        return x
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+from .unet import AbstractUNetPrior, at_least_single, no_autocast, resize
 
 
 def check_scenes(batch: int, num_views: int) -> None:
@@ -43,7 +23,7 @@ def check_scenes(batch: int, num_views: int) -> None:
         )
 
 
-class AbstractLatentPrior(AbstractPrior):
+class AbstractLatentPrior(AbstractUNetPrior):
     """A UNet2DConditionModel in the latent space of an AutoencoderKL; conditioning is left open."""
 
     rgb_is_unit: ClassVar[bool] = False
@@ -51,11 +31,8 @@ class AbstractLatentPrior(AbstractPrior):
 
     def install(self, model: LatentDiffusion, num_views: int, image_size: Optional[int]) -> None:
         """Take over the networks of a folder; called once from `configure`."""
-        self.unet = model.unet
+        self.install_unet(model, num_views)
         self.vae = model.vae
-        self.alpha_bar = model.alpha_bar
-        self.prediction_type = model.prediction_type
-        self.num_views = num_views
         self.image_size = image_size or model.latent_size * model.scale
         self.latent_size = self.image_size // model.scale
 
@@ -82,29 +59,3 @@ class AbstractLatentPrior(AbstractPrior):
             scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
             images = self.vae.decode(scaled).sample
             return (images.to(latents.dtype) * 0.5 + 0.5).clamp(0, 1)
-
-    def network(
-        self,
-        noisy: Float[Tensor, "N c h w"],
-        timesteps: Int[Tensor, " N"],
-        conditioning: Dict[str, Tensor],
-    ) -> Float[Tensor, "N c h w"]:
-        dtype = self.unet.dtype
-        inputs = {name: value.to(dtype) for name, value in conditioning.items()}
-        with no_autocast(noisy):
-            output = self.unet(noisy.to(dtype), timesteps, **inputs).sample
-        return output.to(noisy.dtype)
-
-
-def text_embeddings(
-    prompt_utils: Any, cameras: Any, view_dependent: bool
-) -> Float[Tensor, "M S D"]:
-    """Return the text conditioning of B images, 2B rows: prompts, then negative prompts."""
-    if getattr(prompt_utils, "use_perp_neg", False):
-        raise ValueError(
-            "`use_perp_neg` is not supported by this prior. Set "
-            "`system.prompt_processor.use_perp_neg: false`."
-        )
-    return prompt_utils.get_text_embeddings(
-        cameras.elevation, cameras.azimuth, cameras.distance, view_dependent
-    )

@@ -17,9 +17,9 @@ from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
 from ..model_folders import folder_faults, read_json
-from .base import Cameras
+from .base import Cameras, Conditioning
 from .folder import DIFFUSION_FILES, load_latent_diffusion
-from .latent import AbstractLatentPrior, text_embeddings
+from .latent import AbstractLatentPrior
 from .mvdream_checkpoint import (
     FETCHED,
     PUBLISHED,
@@ -29,6 +29,7 @@ from .mvdream_checkpoint import (
     is_checkpoint,
     load_checkpoint,
 )
+from .text import text_embeddings
 
 CAMERA_DIM = 16
 """Numbers per camera: a 4x4 matrix."""
@@ -128,7 +129,7 @@ class MVDreamPrior(AbstractLatentPrior):
         share_views(model.unet, self.cfg.n_view)
         self.install(model, self.cfg.n_view, self.cfg.image_size)
 
-    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
         if cameras.c2w is None:
             raise ValueError(
                 "`mvdream-prior` needs the camera matrices `c2w` in the batch. Use "
@@ -136,7 +137,7 @@ class MVDreamPrior(AbstractLatentPrior):
             )
         text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
         camera = camera_embedding(cameras.c2w).repeat(2, 1)
-        return {"encoder_hidden_states": text, "class_labels": camera}
+        return Conditioning({"encoder_hidden_states": text, "class_labels": camera})
 
 
 def _weights(cfg: Any) -> Tuple[str, Optional[str]]:

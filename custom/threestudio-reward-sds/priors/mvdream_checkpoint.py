@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError, refuse
 from ..model_folders import hub_file
-from .folder import LatentDiffusion, freeze, number_type
+from .folder import LatentDiffusion, freeze_unet, freeze_vae, number_type
 from .mvdream_parts import build_scheduler, build_unet, build_vae
 from .mvdream_sizes import CAMERA, TEXT, UNET, VAE, StateDict, part
 
@@ -149,4 +149,5 @@ def load_checkpoint(path: str, device: Any, half: bool) -> LatentDiffusion:
     refuse(contents_faults(state, f"The file '{path}'"))
     dtype = number_type(device, half)
     networks = {n: tensor.to(dtype) for n, tensor in state.items() if n.startswith((UNET, VAE))}
-    return freeze(build_unet(networks), build_vae(networks), build_scheduler(), device)
+    model = freeze_unet(build_unet(networks), build_scheduler(), device)
+    return freeze_vae(model, build_vae(networks), device)

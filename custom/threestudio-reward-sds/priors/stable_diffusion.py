@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional
 
-import torch
-from torch import Tensor
-
 import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
 from ..model_folders import folder_faults
-from .base import Cameras
-from .folder import DIFFUSION_FILES, load_latent_diffusion
-from .latent import AbstractLatentPrior, text_embeddings
+from .base import Cameras, Conditioning
+from .folder import DIFFUSION_FILES, PATH_KEY, load_latent_diffusion
+from .latent import AbstractLatentPrior
+from .text import single_view_text
+from .unet import apply_options, option_faults
 
 
 @threestudio.register("stable-diffusion-prior")
@@ -56,16 +55,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings, without loading anything."""
-        faults = folder_faults(
-            cfg.pretrained_model_name_or_path,
-            DIFFUSION_FILES,
-            "system.guidance.pretrained_model_name_or_path",
-        )
-        if cfg.enable_sequential_cpu_offload:
-            faults.append(
-                "`enable_sequential_cpu_offload` is not supported. Remove it and lower "
-                "`system.guidance.chunk_size`."
-            )
+        faults = folder_faults(cfg.pretrained_model_name_or_path, DIFFUSION_FILES, PATH_KEY)
+        faults += option_faults(cfg)
         if cfg.token_merging:
             faults.append("`token_merging` is not supported. Remove it from `system.guidance`.")
         return faults
@@ -76,12 +67,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
             self.cfg.pretrained_model_name_or_path, self.device, self.cfg.half_precision_weights
         )
         model.unet.class_embedding = None  # single-view mode of a camera-conditioned UNet
-        if self.cfg.enable_attention_slicing:
-            model.unet.set_attention_slice("auto")
-        if self.cfg.enable_channels_last_format:
-            model.unet.to(memory_format=torch.channels_last)
+        apply_options(model.unet, self.cfg)
         self.install(model, num_views=1, image_size=self.cfg.image_size)
 
-    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Dict[str, Tensor]:
-        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
-        return {"encoder_hidden_states": text}
+    def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        return single_view_text(prompt_utils, cameras, self.cfg.view_dependent_prompting)
