@@ -136,6 +136,16 @@ def test_dropping_invisible_samples_hardly_changes_the_image():
         torch.testing.assert_close(pruned[key], dense[key], atol=1e-3, rtol=0)
 
 
+def test_cells_around_matter_are_kept_if_asked_for():
+    """One cell of 8^3 has matter: with a margin of 2 the 5^3 cells around it are occupied."""
+    for margin, count in ((0, 1), (1, 27), (2, 125)):
+        grid = OccupancyGrid(torch.tensor([[0.0] * 3, [8.0] * 3]), 0.01, margin, resolution=8)
+        grid.update(lambda x: ((x > 4) & (x < 5)).all(dim=-1, keepdim=True).float(), 0)
+        assert grid.binaries.sum() == count
+        assert grid.occupied(torch.tensor([[4.5 - margin, 4.5, 4.5 + margin]])).all()
+        assert not grid.occupied(torch.tensor([[4.5, 4.5, 5.5 + margin]])).any()
+
+
 @pytest.mark.parametrize(("threshold", "kept"), [(0.05, False), (1e-3, True)])
 def test_thin_matter_is_rendered_if_it_is_above_the_threshold(threshold, kept):
     """A step through a ball of density 0.3 keeps 1.6 % of the light."""
@@ -339,6 +349,7 @@ def test_occupancy_decays_and_finds_the_box_around_matter():
         ({"estimator": "grid"}, "'grid'; available: occgrid"),
         ({"num_samples_per_ray": 0}, "num_samples_per_ray` is 0"),
         ({"occupancy_threshold": 1.5}, "occupancy_threshold` is 1.5"),
+        ({"occupancy_margin": -1}, "occupancy_margin` is -1"),
     ],
 )
 def test_faulty_settings_are_answered_with_the_fix(settings, message):

@@ -3,6 +3,7 @@
 from typing import Callable, Optional, Sequence, Union
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ class OccupancyGrid(nn.Module):
     Names of the buffers and the update rule are nerfacc's: every `UPDATE_EVERY` steps each visited
     cell is evaluated at a random point and `occs = max(DECAY * occs, density * step_size)`. In the
     first `WARMUP_STEPS` steps all cells are visited, later a quarter at random and a quarter's
-    worth of the occupied ones. A cell is occupied if its value is above `threshold()`. Before the
-    first update every cell is."""
+    worth of the occupied ones. A cell is occupied if the value of a cell at most `margin` cells
+    away is above `threshold()`. Before the first update every cell is."""
 
     resolution: Tensor
     aabbs: Float[Tensor, "1 6"]
@@ -35,10 +36,15 @@ class OccupancyGrid(nn.Module):
     binaries: Bool[Tensor, "1 n n n"]
 
     def __init__(
-        self, bbox: Float[Tensor, "2 3"], limit: Number = 0.01, resolution: int = 32
+        self,
+        bbox: Float[Tensor, "2 3"],
+        limit: Number = 0.01,
+        margin: int = 0,
+        resolution: int = 32,
     ) -> None:
         super().__init__()
         self.limit = limit
+        self.margin = margin
         self.register_buffer("resolution", torch.tensor([resolution] * 3, dtype=torch.int32))
         self.register_buffer("aabbs", bbox.detach().clone().reshape(1, 6))
         self.register_buffer("occs", torch.zeros(resolution**3))
@@ -58,7 +64,9 @@ class OccupancyGrid(nn.Module):
         jitter = torch.rand(len(cells), 3, generator=generator).to(self.occs)
         values = optical_depth(self._points(cells, jitter)).reshape(-1).to(self.occs)
         self.occs[cells] = torch.maximum(self.occs[cells] * DECAY, values)
-        self.binaries.copy_((self.occs > self.threshold()).reshape(self.binaries.shape))
+        matter = (self.occs > self.threshold()).to(self.occs).reshape(self.binaries.shape)
+        near = F.max_pool3d(matter, 2 * self.margin + 1, stride=1, padding=self.margin)
+        self.binaries.copy_(near > 0)
 
     def threshold(self) -> Float[Tensor, ""]:
         """Return the optical depth of a step that counts as matter: `min(mean of occs, limit)`."""

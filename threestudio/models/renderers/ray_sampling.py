@@ -30,6 +30,10 @@ def marching_faults(cfg: Any, estimators: tuple[str, ...]) -> list[str]:
     names = ("num_samples_per_ray", "num_samples_per_ray_importance", "eval_chunk_size")
     faults = count_faults("system.renderer", cfg, *names)
     faults += probability_faults("system.renderer", cfg, "occupancy_threshold")
+    if cfg.occupancy_margin < 0:
+        faults.append(
+            f"`system.renderer.occupancy_margin` is {cfg.occupancy_margin}; it is 0 or more cells."
+        )
     if cfg.estimator not in estimators:
         faults.append(
             f"`system.renderer.estimator` is {cfg.estimator!r}; available: "
@@ -63,8 +67,11 @@ class RaySamplingRenderer(VolumeRenderer):
         prune_alpha_threshold: bool = True
         """Whether samples of low opacity and hidden samples are dropped too."""
         occupancy_threshold: float = 0.01
-        """Share of the light that a step must keep to count as matter for both kinds of pruning. What
+        """Share of the light that a step must keep to count as matter, for both prunings. What
         keeps less is not rendered and stays as it is; lower values are more exact and slower."""
+        occupancy_margin: int = 0
+        """Cells (1/32 of the box) around occupied ones that are sampled too. Cells are looked at in
+        random points, so one with matter in a corner only may pass for empty."""
         num_samples_per_ray_importance: int = 64
         """Samples of the first pass of the estimator importance; they count in the second too."""
 
@@ -80,7 +87,7 @@ class RaySamplingRenderer(VolumeRenderer):
     def _make_estimator(self) -> Any:
         if self.cfg.estimator == "importance":
             return ImportanceEstimator()
-        return OccupancyGrid(self.bbox, self.cfg.occupancy_threshold)
+        return OccupancyGrid(self.bbox, self.cfg.occupancy_threshold, self.cfg.occupancy_margin)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Refresh the occupancy grid when it is due, once per step however often this is called."""
