@@ -1,18 +1,18 @@
 """The multi-resolution hash encoding (Mueller et al. 2022) with tiny-cuda-nn's layout.
 
 The torch version is the reference, and runs anywhere. A C kernel (`hash_kernel`) takes its place on
-a CPU with a C compiler."""
+a CPU, tiny-cuda-nn itself (`tcnn`) on CUDA, each where it can be had."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from threestudio.models.networks import hash_kernel
+from threestudio.models.networks import hash_kernel, tcnn
 from threestudio.models.networks.settings import read_settings, too_small
 from threestudio.utils.base import Updateable
 
@@ -54,7 +54,7 @@ class HashGrid(nn.Module):
     Level l has scale `S = base_resolution * per_level_scale^l - 1` and `ceil(S) + 1` points a side;
     a point x in [0, 1] stands at `x S + 1/2`. Grids of at most `2^log2_hashmap_size` points are
     indexed directly. `params` is flat, level by level, as in tiny-cuda-nn, which makes checkpoints
-    exchangeable."""
+    exchangeable; one of another size is refused."""
 
     @dataclass
     class Config:
@@ -69,8 +69,8 @@ class HashGrid(nn.Module):
         per_level_scale: float = 2.0
         """Growth of the resolution from grid to grid, above 0."""
         backend: str = "auto"
-        """auto: the C kernel on a CPU with a C compiler, else plain torch; torch: always plain
-        torch."""
+        """auto: the C kernel on a CPU with a C compiler, tiny-cuda-nn on CUDA if it is installed,
+        else plain torch; torch: always plain torch."""
 
         def faults(self, key: str) -> list[str]:
             """List settings out of range."""
@@ -108,6 +108,7 @@ class HashGrid(nn.Module):
         self.params = nn.Parameter(
             torch.empty(sum(self.sizes) * self.n_features).uniform_(-1e-4, 1e-4)
         )
+        self.register_load_state_dict_pre_hook(tcnn.refuse_other_size)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """Encode points; features of a level stand together, coarse levels first."""
@@ -162,6 +163,16 @@ def over_corners(
     return total.T.contiguous()
 
 
+def hash_grid(n_input_dims: int, config: Any) -> nn.Module:
+    """Build the hash grid of the back end that `backend` asks for: tiny-cuda-nn's or ours."""
+    cfg = read_settings(HashGrid.Config, config)
+    if cfg.backend == "torch" or not tcnn.available():
+        return HashGrid(n_input_dims, config)
+    settings = asdict(cfg)
+    del settings["backend"]
+    return tcnn.grid_encoding(n_input_dims, settings)
+
+
 class ProgressiveBandHashGrid(nn.Module, Updateable):
     """A hash grid whose fine levels are masked until they are due.
 
@@ -186,7 +197,7 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
         super().__init__()
         cfg = read_settings(self.Config, config)
         grid = {field.name: getattr(cfg, field.name) for field in fields(HashGrid.Config)}
-        self.encoding = HashGrid(n_input_dims, grid)
+        self.encoding = hash_grid(n_input_dims, grid)
         self.n_levels, self.n_features = cfg.n_levels, cfg.n_features_per_level
         self.scales = cfg.scales()
         self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
@@ -198,7 +209,7 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
         """Encode points; masked levels are zero."""
         open_dims = self.current_level * self.n_features
         mask = torch.arange(self.n_output_dims, device=x.device) < open_dims
-        return self.encoding(x) * mask
+        return tcnn.apply(self.encoding, x) * mask
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Open the levels that are due."""
