@@ -222,6 +222,7 @@ def test_unknown_types_are_answered_with_the_known_ones():
         ({"otype": "HashGrid", "n_levels": "four"}, "k.n_levels is 'four', but needs a whole"),
         ({"otype": "HashGrid", "n_levels": 0}, "`k.n_levels` is 0; it must be at least 1"),
         ({"otype": "HashGrid", "per_level_scale": float("nan")}, "per_level_scale` is nan"),
+        ({"otype": "HashGrid", "backend": "c"}, "`k.backend` is 'c'; it must be auto or torch"),
         ({"otype": "ProgressiveBandHashGrid", "start_level": 1}, "k needs `start_step`"),
         ({"otype": "KPlanes", "resolutions": []}, "resolutions` needs whole numbers"),
         ({"otype": "TriPlane", "resolution": 0}, "`k.resolution` is 0"),

@@ -1,5 +1,6 @@
 """Log helpers on Lightning's logger, usable before torch is imported."""
 
+import functools
 import logging
 import os
 
@@ -30,6 +31,12 @@ def info(message: str, *args: object, **kwargs: object) -> None:
 def warn(message: str, *args: object, **kwargs: object) -> None:
     """Log a warning on rank 0."""
     _log(logging.WARNING, message, *args, **kwargs)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning on rank 0 the first time that this message comes."""
+    warn(message)
 
 
 def _log(level: int, message: str, *args: object, **kwargs: object) -> None:

@@ -149,7 +149,7 @@ class ImplicitSDF(StartsFromShape, BaseImplicitGeometry):
             return self.cfg.finite_difference_normal_eps
         bands = self.encoding.encoding
         # a level has base_resolution * per_level_scale^level = scale + 1 cells along the box
-        return 2.0 * self.cfg.radius / (bands.encoding.scales[bands.current_level - 1] + 1.0)
+        return 2.0 * self.cfg.radius / (bands.scales[bands.current_level - 1] + 1.0)
 
     def gradient(
         self,

@@ -1,4 +1,4 @@
-"""Input encodings and small networks, all in plain torch.
+"""Input encodings and small networks: plain torch, and faster back ends where there are some.
 
 Configurations use tiny-cuda-nn's names (`otype`, `n_levels`, ...), so that upstream's YAMLs work.
 An encoding takes points in [0, 1]."""
@@ -19,6 +19,7 @@ from .frequency import Frequency, ProgressiveBandFrequency, SphericalHarmonics
 from .hash_grid import HashGrid, ProgressiveBandHashGrid
 from .mlp import SphereInitVanillaMLP, VanillaMLP
 from .planes import KPlanes, TriPlane
+from .tcnn import TCNNNetwork
 
 __all__ = [
     "ENCODINGS",
@@ -33,6 +34,7 @@ __all__ = [
     "ProgressiveBandHashGrid",
     "SphereInitVanillaMLP",
     "SphericalHarmonics",
+    "TCNNNetwork",
     "ToDTypeWrapper",
     "TriPlane",
     "VanillaMLP",

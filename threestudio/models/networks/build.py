@@ -8,12 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from threestudio.models.faults import refuse
+from threestudio.models.networks import tcnn
 from threestudio.models.networks.frequency import (
     Frequency,
     ProgressiveBandFrequency,
     SphericalHarmonics,
 )
-from threestudio.models.networks.hash_grid import HashGrid, ProgressiveBandHashGrid
+from threestudio.models.networks.hash_grid import HashGrid, ProgressiveBandHashGrid, hash_grid
 from threestudio.models.networks.mlp import SphereInitVanillaMLP, VanillaMLP
 from threestudio.models.networks.planes import KPlanes, TriPlane
 from threestudio.models.networks.settings import own_settings
@@ -35,7 +36,9 @@ NETWORKS = {
     "SphereInitVanillaMLP": SphereInitVanillaMLP,
     "VanillaMLP": VanillaMLP,
 }
-"""Every network that a YAML can name; tiny-cuda-nn's two are computed in plain torch."""
+"""Every network that a YAML can name; tiny-cuda-nn's two are its own on CUDA where it is installed,
+and computed in plain torch elsewhere."""
+FUSED = ("CutlassMLP", "FullyFusedMLP")
 WRAPPED = ("HashGrid", "SphericalHarmonics", "Frequency")
 
 
@@ -50,7 +53,7 @@ class Float32Encoding(nn.Module):
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """Encode points."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return self.encoding(x.float())
+            return tcnn.apply(self.encoding, x.float())
 
 
 class CompositeEncoding(nn.Module, Updateable):
@@ -73,7 +76,8 @@ class CompositeEncoding(nn.Module, Updateable):
         """Encode points of [0, 1]."""
         flat = x.reshape(-1, x.shape[-1])
         parts = [flat * self.xyz_scale + self.xyz_offset] if self.include_xyz else []
-        return torch.cat([*parts, self.encoding(flat)], dim=-1).reshape(*x.shape[:-1], -1)
+        encoded = torch.cat([*parts, self.encoding(flat)], dim=-1)
+        return encoded.reshape(*x.shape[:-1], self.n_output_dims)
 
 
 class NetworkWithInputEncoding(nn.Module, Updateable):
@@ -131,7 +135,8 @@ def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
     """
     config = open_config(config)
     refuse(block_faults("encoding", config, ENCODINGS))
-    encoding = ENCODINGS[config.otype](n_input_dims, config)
+    make = hash_grid if config.otype == "HashGrid" else ENCODINGS[config.otype]
+    encoding = make(n_input_dims, config)
     wrapped = Float32Encoding(encoding) if config.otype in WRAPPED else encoding
     return CompositeEncoding(wrapped, include_xyz=config.get("include_xyz", False))
 
@@ -146,7 +151,9 @@ def get_mlp(n_input_dims: int, n_output_dims: int, config: Any) -> nn.Module:
     """
     config = open_config(config)
     refuse(block_faults("network", config, NETWORKS))
-    return NETWORKS[config.otype](n_input_dims, n_output_dims, config)
+    fused = config.otype in FUSED and tcnn.available()
+    make = tcnn.TCNNNetwork if fused else NETWORKS[config.otype]
+    return make(n_input_dims, n_output_dims, config)
 
 
 def create_network_with_input_encoding(

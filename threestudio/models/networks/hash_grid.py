@@ -1,19 +1,23 @@
-"""The multi-resolution hash encoding (Mueller et al. 2022) with tiny-cuda-nn's layout, in plain
-torch."""
+"""The multi-resolution hash encoding (Mueller et al. 2022) with tiny-cuda-nn's layout.
+
+The torch version is the reference, and runs anywhere. A C kernel (`hash_kernel`) takes its place on
+a CPU, tiny-cuda-nn itself (`tcnn`) on CUDA, each where it can be had."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from threestudio.models.networks import hash_kernel, tcnn
 from threestudio.models.networks.settings import read_settings, too_small
 from threestudio.utils.base import Updateable
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
+BACKENDS = ("auto", "torch")
 
 
 class WeightedGather(torch.autograd.Function):
@@ -50,7 +54,7 @@ class HashGrid(nn.Module):
     Level l has scale `S = base_resolution * per_level_scale^l - 1` and `ceil(S) + 1` points a side;
     a point x in [0, 1] stands at `x S + 1/2`. Grids of at most `2^log2_hashmap_size` points are
     indexed directly. `params` is flat, level by level, as in tiny-cuda-nn, which makes checkpoints
-    exchangeable."""
+    exchangeable; one of another size is refused."""
 
     @dataclass
     class Config:
@@ -64,6 +68,9 @@ class HashGrid(nn.Module):
         """Cells of the coarsest grid along each side."""
         per_level_scale: float = 2.0
         """Growth of the resolution from grid to grid, above 0."""
+        backend: str = "auto"
+        """auto: the C kernel on a CPU with a C compiler, tiny-cuda-nn on CUDA if it is installed,
+        else plain torch; torch: always plain torch."""
 
         def faults(self, key: str) -> list[str]:
             """List settings out of range."""
@@ -73,7 +80,14 @@ class HashGrid(nn.Module):
                 found.append(
                     f"`{key}.per_level_scale` is {self.per_level_scale}; it must be above 0."
                 )
+            if self.backend not in BACKENDS:
+                found.append(f"`{key}.backend` is {self.backend!r}; it must be auto or torch.")
             return found
+
+        def scales(self) -> list[float]:
+            """Return the scale of each level."""
+            base, growth = self.base_resolution, self.per_level_scale
+            return [base * growth**level - 1.0 for level in range(self.n_levels)]
 
     def __init__(self, n_input_dims: int, config: Any) -> None:
         super().__init__()
@@ -81,19 +95,32 @@ class HashGrid(nn.Module):
         self.n_input_dims = n_input_dims
         self.n_levels, self.n_features = cfg.n_levels, cfg.n_features_per_level
         self.n_output_dims = self.n_levels * self.n_features
-        base, growth = cfg.base_resolution, cfg.per_level_scale
-        table = 2**cfg.log2_hashmap_size
-        self.scales = [base * growth**level - 1.0 for level in range(self.n_levels)]
+        self.backend = cfg.backend
+        self.scales = cfg.scales()
         self.resolutions = [math.ceil(scale) + 1 for scale in self.scales]
-        dense = [math.ceil(r**n_input_dims / 8) * 8 for r in self.resolutions]
-        self.sizes = [min(size, table) for size in dense]
+        points = [r**n_input_dims for r in self.resolutions]
+        self.sizes = [min(math.ceil(p / 8) * 8, 2**cfg.log2_hashmap_size) for p in points]
+        self.dense = [p <= size for p, size in zip(points, self.sizes, strict=True)]
+        self.factors = [
+            [r**d if dense else PRIMES[d] for d in range(n_input_dims)]
+            for r, dense in zip(self.resolutions, self.dense, strict=True)
+        ]
         self.params = nn.Parameter(
             torch.empty(sum(self.sizes) * self.n_features).uniform_(-1e-4, 1e-4)
         )
+        self.register_load_state_dict_pre_hook(tcnn.refuse_other_size)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """Encode points; features of a level stand together, coarse levels first."""
-        levels = self.params.split([size * self.n_features for size in self.sizes])
+        if self.backend == "auto" and hash_kernel.computes(self, x):
+            return hash_kernel.HashEncoding.apply(x, self.params, self)
+        return self.reference(x, self.params)
+
+    def reference(
+        self, x: Float[Tensor, "N D"], params: Float[Tensor, " P"]
+    ) -> Float[Tensor, "N F"]:
+        """Encode points with these parameters, in plain torch."""
+        levels = params.split([size * self.n_features for size in self.sizes])
         return torch.cat([self._level(x, i, table) for i, table in enumerate(levels)], dim=-1)
 
     def _level(self, x: Float[Tensor, "N D"], level: int, params: Tensor) -> Float[Tensor, "N f"]:
@@ -115,14 +142,12 @@ class HashGrid(nn.Module):
             cells: Lower and upper grid coordinate in each dimension.
             level: Level of the grid.
         """
-        resolution, size = self.resolutions[level], self.sizes[level]
-        dims = range(self.n_input_dims)
-        if resolution**self.n_input_dims <= size:
-            strides = cells.new_tensor([resolution**d for d in dims])
-            return over_corners(cells * strides[:, None, None], torch.add) % size
-        primes = cells.new_tensor([PRIMES[d] for d in dims])
-        hashed = over_corners(cells * primes[:, None, None], torch.bitwise_xor)
-        return hashed & (size - 1)  # the size of a hash table is a power of two
+        size = self.sizes[level]
+        terms = cells * cells.new_tensor(self.factors[level])[:, None, None]
+        if self.dense[level]:
+            return over_corners(terms, torch.add) % size
+        # the size of a hash table is a power of two
+        return over_corners(terms, torch.bitwise_xor) & (size - 1)
 
 
 def over_corners(
@@ -136,6 +161,16 @@ def over_corners(
     for side in sides[1:]:
         total = combine(total[:, None], side).flatten(0, 1)
     return total.T.contiguous()
+
+
+def hash_grid(n_input_dims: int, config: Any) -> nn.Module:
+    """Build the hash grid of the back end that `backend` asks for: tiny-cuda-nn's or ours."""
+    cfg = read_settings(HashGrid.Config, config)
+    if cfg.backend == "torch" or not tcnn.available():
+        return HashGrid(n_input_dims, config)
+    settings = asdict(cfg)
+    del settings["backend"]
+    return tcnn.grid_encoding(n_input_dims, settings)
 
 
 class ProgressiveBandHashGrid(nn.Module, Updateable):
@@ -162,7 +197,9 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
         super().__init__()
         cfg = read_settings(self.Config, config)
         grid = {field.name: getattr(cfg, field.name) for field in fields(HashGrid.Config)}
-        self.encoding = HashGrid(n_input_dims, grid)
+        self.encoding = hash_grid(n_input_dims, grid)
+        self.n_levels, self.n_features = cfg.n_levels, cfg.n_features_per_level
+        self.scales = cfg.scales()
         self.n_input_dims, self.n_output_dims = n_input_dims, self.encoding.n_output_dims
         self.start_level, self.start_step = cfg.start_level, cfg.start_step
         self.update_steps = cfg.update_steps
@@ -170,11 +207,11 @@ class ProgressiveBandHashGrid(nn.Module, Updateable):
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """Encode points; masked levels are zero."""
-        open_dims = self.current_level * self.encoding.n_features
+        open_dims = self.current_level * self.n_features
         mask = torch.arange(self.n_output_dims, device=x.device) < open_dims
-        return self.encoding(x) * mask
+        return tcnn.apply(self.encoding, x) * mask
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Open the levels that are due."""
         more = max(global_step - self.start_step, 0) // self.update_steps
-        self.current_level = min(self.start_level + more, self.encoding.n_levels)
+        self.current_level = min(self.start_level + more, self.n_levels)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from threestudio.models.faults import activation_faults
 from threestudio.models.networks.settings import read_settings, too_small
+from threestudio.utils.errors import CheckpointError
 from threestudio.utils.ops import get_activation
 
 
@@ -22,7 +23,7 @@ class MLPConfig:
     n_hidden_layers: int
     """Number of hidden layers."""
     activation: str = "ReLU"
-    """Accepted for upstream's YAMLs: each network has its own between the layers."""
+    """Between the layers of tiny-cuda-nn's networks; ours have their own there."""
     output_activation: Optional[str] = None
     """Name known to `threestudio.utils.ops.get_activation`."""
 
@@ -46,11 +47,21 @@ class VanillaMLP(nn.Module):
             layers += [nn.Linear(n_in, n_out, bias=False), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers[:-1])
         self.output_activation = get_activation(cfg.output_activation)
+        self.register_load_state_dict_pre_hook(_refuse_fused)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N F"]:
         """Apply the layers."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             return self.output_activation(self.layers(x.float()))
+
+
+def _refuse_fused(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    if f"{prefix}network.params" in state:
+        raise CheckpointError(
+            f"The checkpoint's network `{prefix}network` was computed by tiny-cuda-nn, which has "
+            "another layout of parameters than plain torch, which computes it here. Use it on CUDA "
+            "with tinycudann installed and `otype` FullyFusedMLP or CutlassMLP, as it was trained."
+        )
 
 
 class SphereInitVanillaMLP(nn.Module):
