@@ -24,6 +24,7 @@ FILES = [
 UPSTREAM = {
     "threestudio.utils.base": {"BaseObject", "BaseModule"},
     "threestudio.utils.misc": {"C", "get_rank"},
+    "threestudio.utils.ops": {"perpendicular_component"},
 }
 """What upstream has of the names we use (threestudio 0.2.3)."""
 
@@ -60,12 +61,14 @@ def test_every_component_of_the_table_is_registered():
     names = {
         "stable-diffusion-prior",
         "mvdream-prior",
+        "deep-floyd-prior",
         "sds-objective",
         "reward-model-clip",
         "reward-model-python",
         "reward-sds-guidance",
         "stable-diffusion-guidance",
         "mvdream-multiview-diffusion-guidance",
+        "deep-floyd-guidance",
         *(f"reward-strategy-{n}" for n in ("none", "min-max", "best", "softmax", "random", "mean")),
     }
     assert names <= set(threestudio.__modules__)
