@@ -61,12 +61,14 @@ def test_every_component_of_the_table_is_registered():
     names = {
         "stable-diffusion-prior",
         "mvdream-prior",
+        "deep-floyd-prior",
         "sds-objective",
         *(f"reward-model-{n}" for n in ("clip", "pick-score", "hps", "aesthetic")),
         *(f"reward-model-{n}" for n in ("image-reward", "composite", "python")),
         "reward-sds-guidance",
         "stable-diffusion-guidance",
         "mvdream-multiview-diffusion-guidance",
+        "deep-floyd-guidance",
         *(f"reward-strategy-{n}" for n in ("none", "min-max", "best", "softmax", "random", "mean")),
     }
     assert names <= set(threestudio.__modules__)
