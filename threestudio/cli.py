@@ -109,11 +109,12 @@ def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> int:
     import torch
 
     from threestudio.run import run
-    from threestudio.utils.logging import info
+    from threestudio.utils.logging import color_logs, info
 
     logging.getLogger("pytorch_lightning").setLevel(logging.DEBUG if args.verbose else logging.INFO)
     for chatter in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
         logging.getLogger(chatter).setLevel(logging.DEBUG if args.verbose else logging.WARNING)
+    color_logs(sys.stderr.isatty())
     if not torch.cuda.is_available():
         info("No GPU found: running on the CPU.")
     command = f"python launch.py {shlex.join(argv)}\n{args}"

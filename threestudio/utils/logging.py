@@ -8,6 +8,25 @@ _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 logger = logging.getLogger("pytorch_lightning")
 
+COLORS = {logging.DEBUG: 90, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
+"""ANSI colour of each level: grey, yellow, red; information keeps the terminal's own."""
+
+
+class ColorFormatter(logging.Formatter):
+    """Colours a message by its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message between ANSI codes."""
+        text, color = super().format(record), COLORS.get(record.levelno)
+        return text if color is None else f"\033[{color}m{text}\033[0m"
+
+
+def color_logs(terminal: bool) -> None:
+    """Colour what the logger prints on a terminal, unless `NO_COLOR` is set."""
+    if terminal and not os.environ.get("NO_COLOR"):
+        for handler in logger.handlers:
+            handler.setFormatter(ColorFormatter())
+
 
 def get_rank() -> int:
     """Return this process's rank from the environment, 0 for a single process."""

@@ -37,11 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder that holds one run")
+    parser.add_argument("overrides", nargs="*", help="such as system.renderer.occupancy_margin=1")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     prepare(args.threads)
     try:
-        system = load_run(only_run(args.folder)).system.eval()
+        system = load_run(only_run(args.folder), overrides=tuple(args.overrides)).system.eval()
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}\n")
         return 2
