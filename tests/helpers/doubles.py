@@ -145,6 +145,32 @@ class WavyPrior(DoublePrior):
         return torch.sin(1.3 * mixed + half) * sigma + 0.2 * half * alpha
 
 
+class Shift(torch.nn.Module):
+    """The adapter of `adapted-wavy-prior`: two numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = torch.nn.Parameter(torch.tensor([0.3, -0.2], dtype=torch.float64))
+
+
+@threestudio.register("adapted-wavy-prior")
+class AdaptedWavyPrior(WavyPrior):
+    """The same with an adapter that sees the azimuth, and has two numbers to learn."""
+
+    def adapt(self, rank):
+        self.shift = Shift()
+        return self.shift
+
+    def adapted_conditioning(self, prompt_utils, cameras):
+        azimuth = cameras.azimuth / 180
+        return priors_base.Conditioning({"half": torch.cat([azimuth, torch.zeros_like(azimuth)])})
+
+    def adapted_network(self, noisy, timesteps, conditioning):
+        first, second = self.shift.numbers
+        seen = conditioning["half"].view(-1, 1, 1, 1).to(noisy)
+        return self.network(noisy, timesteps, conditioning) * (1 + first) + second * seen
+
+
 @threestudio.register("wavy-text-scale-prior")
 class WavyTextScalePrior(WavyPrior):
     """The same with Stable Diffusion's convention of published scales."""
@@ -183,7 +209,7 @@ class FixedReward(rewards_base.AbstractRewardModel):
     cfg: Config
 
     def __call__(self, images, prompts):
-        return torch.tensor(list(self.cfg.scores))
+        return torch.tensor(list(self.cfg.scores), dtype=torch.float64)
 
 
 def guidance(prior: str = "wavy-prior", name: str = "reward-sds-guidance", **settings: Any) -> Any:

@@ -88,6 +88,38 @@ def reconstruction_residual(
     return torch.autograd.grad(loss, latents)[0]
 
 
+def vsd_residual(
+    z: Tensor,
+    noise: Tensor,
+    t: int,
+    alpha_bar: Tensor,
+    network: Network,
+    adapted: Network,
+    scale: float,
+    scale_lora: float,
+) -> Tensor:
+    """VSD of one scene: `(1 - alpha_bar) (eps_prior - eps_lora)`, both guided by their scale."""
+    a = alpha_bar[t]
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    guided = []
+    for evaluate, s in ((network, scale), (adapted, scale_lora)):
+        eps_c, eps_u = evaluate(noisy, t, 1), evaluate(noisy, t, 0)
+        guided.append(eps_u + s * (eps_c - eps_u))
+    return (1 - a) * (guided[0] - guided[1])
+
+
+def denoising_loss(
+    z: Tensor, noises: Tensor, timesteps: List[int], alpha_bar: Tensor, output: Network, half: int
+) -> Tensor:
+    """Mean squared error of the adapter's noise prediction, one timestep per scene."""
+    views, errors = len(z) // len(timesteps), []
+    for g, t in enumerate(timesteps):
+        scene, a = slice(g * views, (g + 1) * views), alpha_bar[t]
+        noisy = a.sqrt() * z[scene] + (1 - a).sqrt() * noises[scene]
+        errors.append((output(noisy, t, half) - noises[scene]) ** 2)
+    return torch.cat(errors).mean()
+
+
 def ddim_preview(
     noisy: Tensor,
     times: List[int],

@@ -293,7 +293,8 @@ def test_nothing_frozen_is_registered():
 def test_the_whole_batch_is_accepted():
     built = guidance()
     rays = torch.zeros(BATCH, 4, 4, 3)
-    built(render(BATCH), Prompts(), **camera_batch(BATCH), rays_o=rays, height=4, mvp_mtx=rays)
+    mvp = torch.zeros(BATCH, 4, 4)
+    built(render(BATCH), Prompts(), **camera_batch(BATCH), rays_o=rays, height=4, mvp_mtx=mvp)
 
 
 def test_a_nan_gradient_stops_with_a_message():

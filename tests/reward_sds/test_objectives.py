@@ -125,7 +125,7 @@ def test_rescale_is_off_at_zero():
 def test_sds_has_no_losses_of_its_own():
     denoiser = bind(WavyPrior(), 1)
     z, _ = propose(denoiser, 1, [300])
-    assert make().auxiliary_losses(z, denoiser) == {}
+    assert make().auxiliary_losses(z, denoiser, torch.Generator()) == {}
     assert list(make().parameters()) == []
 
 

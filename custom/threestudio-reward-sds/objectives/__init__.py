@@ -2,5 +2,6 @@
 
 from .base import AbstractObjective
 from .sds import SDSObjective
+from .vsd import VSDObjective
 
-__all__ = ["AbstractObjective", "SDSObjective"]
+__all__ = ["AbstractObjective", "SDSObjective", "VSDObjective"]

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Dict, List
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from threestudio.utils.base import BaseModule
 
-from ..priors.base import Denoiser
+from ..priors.base import AbstractPrior, Denoiser
 from ..search import Candidates
 
 
@@ -17,11 +18,16 @@ class AbstractObjective(BaseModule, ABC):
 
     loss_name: ClassVar[str]
     """The guidance returns the surrogate as `loss_<loss_name>`."""
+    follows_prior: ClassVar[bool] = False
+    """Whether the prior's `flat_defaults` are the defaults of this objective's keys."""
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings; empty when they are fine."""
         return []
+
+    def attach(self, prior: AbstractPrior) -> None:
+        """Add to the prior what the objective trains, and register it; called once."""
 
     @abstractmethod
     def gradient(
@@ -41,7 +47,10 @@ class AbstractObjective(BaseModule, ABC):
         """
 
     def auxiliary_losses(
-        self, latents: Float[Tensor, "B c h w"], denoiser: Denoiser
+        self,
+        latents: Float[Tensor, "B c h w"],
+        denoiser: Denoiser,
+        generator: torch.Generator,
     ) -> Dict[str, Float[Tensor, ""]]:
         """Return losses of the objective's own trainable parts as `loss_...`; none by default."""
         return {}

@@ -74,6 +74,7 @@ class SDSObjective(AbstractObjective):
 
     cfg: Config
     loss_name: ClassVar[str] = "sds"
+    follows_prior: ClassVar[bool] = True
 
     @staticmethod
     def check(cfg: Any) -> List[str]:

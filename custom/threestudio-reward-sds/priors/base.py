@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from threestudio.utils.base import BaseObject
 
-from .prediction import NoisePrediction
+from ..errors import UserError
+from .denoiser import Denoiser
 
 CLEAN = -1
 """The timestep past the last denoising step: alpha 1, sigma 0."""
@@ -36,6 +37,8 @@ class Cameras:
     """Camera-to-world matrices (OpenGL axes, z up)."""
     fovy: Optional[Float[Tensor, " B"]] = None
     """Vertical field of view, as the data module gives it."""
+    mvp: Optional[Float[Tensor, "B 4 4"]] = None
+    """Model-view-projection matrices."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ class AbstractPrior(BaseObject, ABC):
     scale_from_text: ClassVar[bool] = False
     """True if published SDS scales for this prior mean `eps_c + s (eps_c - eps_u)`."""
     flat_defaults: ClassVar[Dict[str, Any]] = {}
-    """Defaults of other components' keys that belong to this prior's baseline (e.g. its scale)."""
+    """Defaults of the SDS objective's keys, those of this prior's baseline (e.g. its scale)."""
 
     num_views: int
     """V, views of a scene that are denoised jointly."""
     alpha_bar: Float[Tensor, " T"]
     """Cumulative products of the noise schedule, float64."""
+    latent_shape: Tuple[int, int, int]
+    """Channels, height and width of a latent of the size that the model was trained on."""
     prediction_type: str
     """What the network predicts: "epsilon" or "v_prediction"."""
 
@@ -101,9 +106,38 @@ class AbstractPrior(BaseObject, ABC):
         """T, the length of the noise schedule."""
         return self.alpha_bar.shape[0]
 
-    def bind(self, prompt_utils: Any, cameras: Cameras, chunk_size: int) -> "Denoiser":
+    def adapt(self, rank: int) -> nn.Module:
+        """Add a trainable low-rank adapter to the network and return what is to be registered.
+
+        `network` stays the pretrained one; `adapted_network` is the one with the adapter.
+        """
+        raise UserError(
+            f"`{type(self).__name__}` has no adapter, which VSD needs. Use "
+            '`system.guidance.prior_type: "stable-diffusion-prior"` or "mvdream-prior".'
+        )
+
+    def adapted_conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        """Return what `adapted_network` is conditioned on: B rows with camera, B without."""
+        raise NotImplementedError
+
+    def adapted_network(
+        self,
+        noisy: Float[Tensor, "N c h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Dict[str, Tensor],
+    ) -> Float[Tensor, "N c h w"]:
+        """Evaluate the network with its adapter, as `network` does without."""
+        raise NotImplementedError
+
+    def bind(self, prompt_utils: Any, cameras: Cameras, chunk_size: int) -> Denoiser:
         """Fix prompt and cameras of one step; a network call gets at most `chunk_size` images."""
-        return Denoiser(self, self.conditioning(prompt_utils, cameras), chunk_size)
+
+        def bind_adapted() -> Denoiser:
+            conditioning = self.adapted_conditioning(prompt_utils, cameras)
+            return Denoiser(self, self.adapted_network, conditioning, chunk_size)
+
+        conditioning = self.conditioning(prompt_utils, cameras)
+        return Denoiser(self, self.network, conditioning, chunk_size, bind_adapted)
 
     def alpha_sigma(
         self, timesteps: Int[Tensor, " G"], like: Tensor
@@ -128,81 +162,14 @@ class AbstractPrior(BaseObject, ABC):
             return output
         return alpha * output + sigma * noisy
 
-
-class Denoiser:
-    """A prior with prompt and cameras fixed: `(z_t, t) -> NoisePrediction`, in chunks.
-
-    Candidates, views and texts (the two halves of classifier-free guidance, and Perp-Neg's negative
-    prompts) form one batch, which is cut into chunks of at most `chunk_size` images (never less
-    than one scene of V views); results do not depend on the cut.
-    """
-
-    def __init__(self, prior: AbstractPrior, conditioning: Conditioning, chunk_size: int):
-        self.prior = prior
-        self.conditioning = conditioning.inputs
-        weights = conditioning.negative_weights
-        self.negative_weights = () if weights is None else weights.unbind(dim=1)  # n of [B]
-        self.num_texts = 2 + len(self.negative_weights)
-        self.chunk_size = max(chunk_size // prior.num_views, 1) * prior.num_views
-        self.images_evaluated = 0
-        """Images that went through the network so far; each text of an image counts."""
-
-    def __call__(
+    def target(
         self,
-        noisy: Float[Tensor, "K B c h w"],
-        timesteps: Int[Tensor, " G"],
-        mask: Optional[Bool[Tensor, "K B"]] = None,
-    ) -> NoisePrediction:
-        """Predict the noise in `noisy`; only where `mask` is true, zeros elsewhere."""
-        num_candidates, batch = noisy.shape[:2]
-        if mask is None:
-            mask = torch.ones(num_candidates, batch, dtype=torch.bool, device=noisy.device)
-        rows = mask.flatten().nonzero()[:, 0]  # indices into K * B
-        predicted = self._predict_rows(noisy, timesteps, rows)  # [texts * rows, c, h, w]
-        cond, uncond, *negatives = (
-            torch.zeros_like(noisy.flatten(0, 1)).index_copy(0, rows, part).view_as(noisy)
-            for part in predicted.unflatten(0, (self.num_texts, len(rows)))
-        )
-        weights = (weight.view(-1, 1, 1, 1).to(noisy) for weight in self.negative_weights)
-        return NoisePrediction(cond, uncond, tuple(negatives), tuple(weights))
-
-    def _predict_rows(
-        self,
-        noisy: Float[Tensor, "K B c h w"],
-        timesteps: Int[Tensor, " G"],
-        rows: Int[Tensor, " N"],
-    ) -> Float[Tensor, "M c h w"]:
-        """Predict for the N given images, all of them with one text, then with the next."""
-        batch = noisy.shape[1]
-        text = torch.arange(self.num_texts, device=rows.device).repeat_interleave(len(rows))
-        rows = rows.repeat(self.num_texts)
-        view = rows % batch
-        condition = text * batch + view
-        inputs = noisy.flatten(0, 1)[rows]
-        times = timesteps.repeat_interleave(self.prior.num_views)[view]
-        outputs = [torch.zeros_like(inputs[:0])]
-        for start in range(0, len(rows), self.chunk_size):
-            part = slice(start, start + self.chunk_size)
-            given = {name: value[condition[part]] for name, value in self.conditioning.items()}
-            outputs.append(self.prior.network(inputs[part], times[part], given))
-        self.images_evaluated += len(rows)
-        alpha, sigma = self.alpha_sigma(timesteps, noisy)
-        return self.prior.to_noise(torch.cat(outputs), inputs, alpha[view], sigma[view])
-
-    def guided_scale(self, published: float) -> float:
-        """Translate a published SDS scale to the one that `NoisePrediction.guided` takes.
-
-        Perp-Neg's scales count from the negative prompt, whatever those of the prior do.
-        """
-        from_text = self.prior.scale_from_text and not self.negative_weights
-        return published + (1.0 if from_text else 0.0)
-
-    def alpha_sigma(self, timesteps: Int[Tensor, " G"], like: Tensor) -> Tuple[Tensor, Tensor]:
-        """Return the noise schedule at `timesteps`, [B 1 1 1] each."""
-        return self.prior.alpha_sigma(timesteps, like)
-
-    def decode(self, latents: Float[Tensor, "K B c h w"]) -> Float[Tensor, "K B 3 H W"]:
-        """Decode the latents of all candidates to images in [0, 1], in chunks."""
-        chunks = latents.flatten(0, 1).split(self.chunk_size)
-        images = torch.cat([self.prior.decode(chunk) for chunk in chunks])
-        return images.unflatten(0, latents.shape[:2])
+        latents: Float[Tensor, "*N c h w"],
+        noise: Float[Tensor, "*N c h w"],
+        alpha: Tensor,
+        sigma: Tensor,
+    ) -> Float[Tensor, "*N c h w"]:
+        """Return what the network is trained to predict: `eps`, or `v = alpha eps - sigma z`."""
+        if self.prediction_type == "epsilon":
+            return noise
+        return alpha * noise - sigma * latents

@@ -3,13 +3,18 @@
 Renders are resized to the model's image size, latents carry the VAE's scaling factor.
 """
 
-from typing import ClassVar, Optional
+from abc import abstractmethod
+from contextlib import nullcontext
+from typing import Any, ClassVar, Dict, Optional
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
+from .adapter import LoRAAdapter
+from .base import Cameras, Conditioning
 from .folder import LatentDiffusion
+from .text import plain_text
 from .unet import AbstractUNetPrior, at_least_single, no_autocast, resize
 
 
@@ -26,6 +31,7 @@ def check_scenes(batch: int, num_views: int) -> None:
 class AbstractLatentPrior(AbstractUNetPrior):
     """A UNet2DConditionModel in the latent space of an AutoencoderKL; conditioning is left open."""
 
+    adapter: Optional[LoRAAdapter] = None
     rgb_is_unit: ClassVar[bool] = False
     """Whether renders that stand for latents come in [0, 1] and are mapped to [-1, 1]."""
 
@@ -59,3 +65,40 @@ class AbstractLatentPrior(AbstractUNetPrior):
             scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
             images = self.vae.decode(scaled).sample
             return (images.to(latents.dtype) * 0.5 + 0.5).clamp(0, 1)
+
+    def network(
+        self,
+        noisy: Float[Tensor, "N c h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Dict[str, Tensor],
+    ) -> Float[Tensor, "N c h w"]:
+        with nullcontext() if self.adapter is None else self.adapter.off():
+            return super().network(noisy, timesteps, conditioning)
+
+    def adapt(self, rank: int) -> nn.Module:
+        self.adapter = LoRAAdapter(self.unet, rank)
+        return self.adapter
+
+    def adapted_conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        """Return the prompt without view, and cameras or zeros in their place."""
+        text = plain_text(prompt_utils, cameras)
+        numbers = self.camera_numbers(cameras)
+        return Conditioning(
+            {
+                "encoder_hidden_states": text.repeat(2, 1, 1),
+                "class_labels": torch.cat([numbers, torch.zeros_like(numbers)]),
+            }
+        )
+
+    @abstractmethod
+    def camera_numbers(self, cameras: Cameras) -> Float[Tensor, "B 16"]:
+        """Return the numbers that tell the adapted network where the images were taken from."""
+
+    def adapted_network(
+        self,
+        noisy: Float[Tensor, "N c h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Dict[str, Tensor],
+    ) -> Float[Tensor, "N c h w"]:
+        with self.adapter.sees_cameras():
+            return super().network(noisy, timesteps, conditioning)

@@ -130,14 +130,17 @@ class MVDreamPrior(AbstractLatentPrior):
         self.install(model, self.cfg.n_view, self.cfg.image_size)
 
     def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
+        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
+        camera = self.camera_numbers(cameras).repeat(2, 1)
+        return Conditioning({"encoder_hidden_states": text, "class_labels": camera})
+
+    def camera_numbers(self, cameras: Cameras) -> Float[Tensor, "B 16"]:
         if cameras.c2w is None:
             raise ValueError(
                 "`mvdream-prior` needs the camera matrices `c2w` in the batch. Use "
                 '`data_type: "mvdream-random-multiview-camera-datamodule"`.'
             )
-        text = text_embeddings(prompt_utils, cameras, self.cfg.view_dependent_prompting)
-        camera = camera_embedding(cameras.c2w).repeat(2, 1)
-        return Conditioning({"encoder_hidden_states": text, "class_labels": camera})
+        return camera_embedding(cameras.c2w)
 
 
 def _weights(cfg: Any) -> Tuple[str, Optional[str]]:

@@ -3,16 +3,22 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional
 
+from jaxtyping import Float
+from torch import Tensor
+
 import threestudio
 from threestudio.utils.base import BaseObject
 
-from ..errors import refuse
+from ..errors import UserError, refuse
 from ..model_folders import folder_faults
 from .base import Cameras, Conditioning
 from .folder import DIFFUSION_FILES, PATH_KEY, load_latent_diffusion
 from .latent import AbstractLatentPrior
 from .text import single_view_text
 from .unet import apply_options, option_faults
+
+CAMERA_CONDITIONS = {"extrinsics": "c2w", "mvp": "mvp"}
+"""Value of `camera_condition_type` to the field of `Cameras` that it means."""
 
 
 @threestudio.register("stable-diffusion-prior")
@@ -31,6 +37,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
         """Half precision on CUDA; the CPU always computes in single precision."""
         view_dependent_prompting: bool = True
         """Add ", front view" etc. to the prompt according to the camera."""
+        camera_condition_type: str = "extrinsics"
+        """Camera matrix that VSD's adapter sees: "extrinsics" (camera-to-world) or "mvp"."""
         image_size: Optional[int] = None
         """Pixels of the encoded image; null: what the model was trained on."""
         encode_sample: bool = True
@@ -57,6 +65,11 @@ class StableDiffusionPrior(AbstractLatentPrior):
         """Say what is wrong with the settings, without loading anything."""
         faults = folder_faults(cfg.pretrained_model_name_or_path, DIFFUSION_FILES, PATH_KEY)
         faults += option_faults(cfg)
+        if cfg.camera_condition_type not in CAMERA_CONDITIONS:
+            faults.append(
+                f"`camera_condition_type` is '{cfg.camera_condition_type}', but must be one of "
+                f"{', '.join(CAMERA_CONDITIONS)}."
+            )
         if cfg.token_merging:
             faults.append("`token_merging` is not supported. Remove it from `system.guidance`.")
         return faults
@@ -69,6 +82,16 @@ class StableDiffusionPrior(AbstractLatentPrior):
         model.unet.class_embedding = None  # single-view mode of a camera-conditioned UNet
         apply_options(model.unet, self.cfg)
         self.install(model, num_views=1, image_size=self.cfg.image_size)
+
+    def camera_numbers(self, cameras: Cameras) -> Float[Tensor, "B 16"]:
+        name = CAMERA_CONDITIONS[self.cfg.camera_condition_type]
+        matrices = getattr(cameras, name)
+        if matrices is None:
+            raise UserError(
+                f"VSD needs the camera matrices `{'mvp_mtx' if name == 'mvp' else name}` in the "
+                'batch. Use `data_type: "random-camera-datamodule"`.'
+            )
+        return matrices.flatten(1)
 
     def conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
         return single_view_text(prompt_utils, cameras, self.cfg.view_dependent_prompting)

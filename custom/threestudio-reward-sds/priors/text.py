@@ -24,6 +24,14 @@ def text_embeddings(
     )
 
 
+def plain_text(prompt_utils: Any, cameras: Cameras) -> Float[Tensor, "B S D"]:
+    """Return the embedding of the prompt without its view, once for each of B images."""
+    text = prompt_utils.get_text_embeddings(
+        cameras.elevation, cameras.azimuth, cameras.distance, False
+    )
+    return text[: len(cameras.azimuth)]
+
+
 def single_view_text(prompt_utils: Any, cameras: Cameras, view_dependent: bool) -> Conditioning:
     """Return the text conditioning of B single views, with Perp-Neg where the prompts ask for it.
 

@@ -4,7 +4,7 @@ Networks run in their own type with autocast off; results return in the caller's
 """
 
 from contextlib import AbstractContextManager
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,11 @@ class AbstractUNetPrior(AbstractPrior):
         self.prediction_type = model.prediction_type
         self.num_views = num_views
         self.latent_size = model.latent_size
+
+    @property
+    def latent_shape(self) -> Tuple[int, int, int]:
+        """Channels, height and width of what is denoised."""
+        return self.unet.config.in_channels, self.latent_size, self.latent_size
 
     def network(
         self,

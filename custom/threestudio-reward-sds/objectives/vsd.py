@@ -1,0 +1,122 @@
+"""Variational score distillation (ProlificDreamer, arXiv 2305.16213).
+
+What is distilled is the difference between the pretrained noise prediction and that of an adapter
+(LoRA) of the same network, which is trained on the renders all along.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+import threestudio
+from threestudio.utils.base import BaseModule
+
+from ..errors import refuse
+from ..priors.base import AbstractPrior, Denoiser
+from ..schedules import draw_timesteps
+from ..search import Candidates
+from .base import AbstractObjective
+
+CAMERA, NO_CAMERA = 0, 1
+"""The two "texts" of the adapted network."""
+CAMERA_DROP_PROBABILITY = 0.1
+
+
+@threestudio.register("vsd-objective")
+class VSDObjective(AbstractObjective):
+    """`w(t) (eps_prior(z_t, y, t) - eps_lora(z_t, y, c, t))` with `w = 1 - alpha_bar` (RewardVSD,
+    Eq. 5), and the denoising loss of the adapter.
+
+    Prior: `eps_u + s (eps_c - eps_u)`, whatever the prior's SDS scales mean. Adapter: the prompt
+    without its view and the camera c, `eps_0 + s_lora (eps_c - eps_0)`; with `s_lora = 1` the
+    prediction without a camera is not evaluated.
+    """
+
+    @dataclass
+    class Config(BaseModule.Config):
+        guidance_scale: float = 7.5
+        """Classifier-free guidance scale of the prior."""
+        guidance_scale_lora: float = 1.0
+        """The same for the adapter, between no camera and the camera."""
+        lora_rank: int = 4
+        """Rank of the adapter's terms."""
+        lora_cfg_training: bool = True
+        """Train the adapter without camera in a tenth of the steps."""
+        lora_n_timestamp_samples: int = 1
+        """Timesteps per image and step at which the adapter is trained."""
+        pretrained_model_name_or_path_lora: Optional[str] = None
+        """Accepted for baseline configs; the adapter is always one of the prior itself."""
+
+    cfg: Config
+    loss_name: ClassVar[str] = "vsd"
+
+    @staticmethod
+    def check(cfg: Any) -> List[str]:
+        return [
+            f"`system.guidance.{key}` is {cfg[key]}, but must be 1 or more{hint}."
+            for key, hint in (("lora_rank", ", e.g. 4"), ("lora_n_timestamp_samples", ""))
+            if cfg[key] < 1
+        ]
+
+    def configure(self) -> None:
+        refuse(self.check(self.cfg))
+
+    def attach(self, prior: AbstractPrior) -> None:
+        self.adapter = prior.adapt(self.cfg.lora_rank)
+
+    def gradient(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K G"],
+    ) -> Float[Tensor, "K B c h w"]:
+        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
+        _, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
+        prior = candidates.prediction(denoiser, image_mask).guided(self.cfg.guidance_scale)
+        lora = self._lora_prediction(candidates, denoiser.adapted, image_mask)
+        residual = sigma**2 * (prior - lora)
+        return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+
+    def _lora_prediction(
+        self, candidates: Candidates, adapted: Denoiser, mask: Bool[Tensor, "K B"]
+    ) -> Float[Tensor, "K B c h w"]:
+        at = (candidates.noisy, candidates.timesteps, mask)
+        if self.cfg.guidance_scale_lora == 1.0:
+            return adapted.noise(*at, texts=[CAMERA])[0]
+        return adapted(*at).guided(self.cfg.guidance_scale_lora)
+
+    def auxiliary_losses(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        denoiser: Denoiser,
+        generator: torch.Generator,
+    ) -> Dict[str, Float[Tensor, ""]]:
+        """Return `loss_lora`: the denoising loss of the adapter on the renders."""
+        drop = torch.rand((), generator=generator).item() < CAMERA_DROP_PROBABILITY
+        text = NO_CAMERA if self.cfg.lora_cfg_training and drop else CAMERA
+        losses = [
+            self._denoising_loss(latents, denoiser.adapted, text, generator)
+            for _ in range(self.cfg.lora_n_timestamp_samples)
+        ]
+        return {"loss_lora": torch.stack(losses).mean()}
+
+    @staticmethod
+    def _denoising_loss(
+        latents: Float[Tensor, "B c h w"],
+        adapted: Denoiser,
+        text: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the network's own output at one timestep per scene, any of T."""
+        prior = adapted.prior
+        num_scenes, last = len(latents) // prior.num_views, prior.num_train_timesteps - 1
+        timesteps = draw_timesteps(num_scenes, 0, last, generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        alpha, sigma = adapted.alpha_sigma(timesteps, latents)
+        output = adapted.output(alpha * latents + sigma * noise, timesteps, text)
+        return F.mse_loss(output, prior.target(latents, noise, alpha, sigma))
