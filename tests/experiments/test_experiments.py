@@ -33,11 +33,11 @@ def test_experiments_name_configs_and_methods_that_exist(path):
 
 
 def test_the_held_out_experiment_is_the_one_that_was_asked_for():
-    """40 captions x 3 seeds for two methods, 40 x 1 for the two controls: 320 runs."""
+    """40 captions x 3 seeds for four methods, 40 x 1 for the two controls: 560 runs."""
     path = next(path for path in EXPERIMENTS if path.stem == "blocks-3d-nerf")
     experiment = load_experiment(path, block_captions, root=ROOT)
     captions = {trial.caption for trial in experiment.trials}
-    assert (len(captions), len(experiment.trials)) == (40, 320)
+    assert (len(captions), len(experiment.trials)) == (40, 560)
     for relation in ("on the left of", "on the right of", "on top of", "under"):
         assert sum(f" {relation} " in caption for caption in captions) == 10
     assert not captions & set(block_captions("dev", 10))
