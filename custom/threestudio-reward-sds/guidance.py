@@ -5,7 +5,6 @@ strategy none, outside `reward_duration`, or with `n_noises: 1` the same lines a
 objective.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
@@ -13,23 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 import threestudio
-from threestudio.utils.base import BaseModule
 from threestudio.utils.misc import C, get_rank
 
-from .errors import GradientError, GuidanceConfigError
+from .configuration import ConfiguredGuidance
+from .errors import GradientError
 from .priors.base import Cameras, Denoiser
 from .prompts import reward_prompts
 from .sampling import draw_images
 from .schedules import (
     draw_timesteps,
     reward_window,
-    schedule_faults,
     sqrt_annealed_timestep,
     timestep_range,
-    window_faults,
 )
-from .search import PREVIEW_SPACINGS, Candidates, CandidateSearch
-from .settings import examine, find_role
+from .search import Candidates, CandidateSearch
 from .sheets import CandidateSheet
 from .strategies import AbstractStrategy, NoStrategy
 from .streams import Streams, run_seed
@@ -56,99 +52,8 @@ def combine(
     return (per_image[..., None, None, None] * gradients).sum(dim=0)
 
 
-class CandidateGuidance(BaseModule):
+class CandidateGuidance(ConfiguredGuidance):
     """Score distillation over K weighted candidates (RewardSDS, arXiv 2503.09601)."""
-
-    preset: ClassVar[Dict[str, Any]] = {}
-    """Values of keys that the config leaves out, see `presets.py`."""
-
-    @dataclass
-    class Config(BaseModule.Config):
-        prior_type: str = "stable-diffusion-prior"
-        """Pretrained model; its keys stand flat in this block."""
-        prior: dict = field(default_factory=dict)
-        """The prior's keys, if not flat."""
-        objective_type: str = "sds-objective"
-        """What is distilled; its keys stand flat in this block."""
-        objective: dict = field(default_factory=dict)
-        """The objective's keys, if not flat."""
-        grad_clip: Any = None
-        """Bound on each element of the combined gradient, a number or schedule; null: none."""
-        min_step_percent: Any = 0.02
-        """Smallest timestep as a share of the prior's, a number or schedule."""
-        max_step_percent: Any = 0.98
-        """Largest timestep as a share of the prior's, a number or schedule."""
-        sqrt_anneal: bool = False
-        """HiFA's annealed timestep in place of the draw; needs `trainer_max_steps`."""
-        trainer_max_steps: Optional[int] = None
-        """Length of the training, normally `${trainer.max_steps}`."""
-        max_items_eval: int = 4
-        """Accepted for baseline configs; unused."""
-        n_noises: int = 7
-        """K, candidates per step (official YAML 7, paper's 2D runs 10). 1: plain objective."""
-        reward_model_type: str = "clip"
-        """Reward, found as `reward-model-<name>`."""
-        reward_model: dict = field(default_factory=dict)
-        """The reward's settings."""
-        reward_strategy_type: str = "min-max"
-        """From rewards to weights, found as `reward-strategy-<name>` (paper: min-max)."""
-        reward_strategy: dict = field(default_factory=dict)
-        """The strategy's settings."""
-        reward_duration: Any = 1.0
-        """When the reward is used: a share of `trainer_max_steps`, or [start, end] in steps. All of
-        the training as in the paper's 2D runs; official 3D YAML: 0.7."""
-        reward_view_dependent: bool = False
-        """Give the reward the prompt of the view (", front view"); the paper's runs do not."""
-        preview_steps: int = 15
-        """S, denoising steps of a preview (paper: 15). 1 is nearly free, 0 decodes the noise."""
-        preview_spacing: str = "uniform"
-        """ "uniform", or "official": the release's grid of `preview_steps` points."""
-        preview_guidance_scale: float = 7.5
-        """Guidance scale of previews, `eps_u + s (eps_c - eps_u)` (official 2D: 7.5, 3D: 50)."""
-        chunk_size: int = 16
-        """Images per network call, at least one scene. Bounds the memory; results do not change."""
-        sheet_every: int = 0
-        """Steps between candidate sheets, 0 for none."""
-
-    cfg: Config
-
-    def __init__(self, cfg: Optional[Any] = None, *args: Any, **kwargs: Any) -> None:
-        nested, faults = examine(type(self), cfg)
-        if faults:
-            raise GuidanceConfigError("The guidance block is wrong:\n- " + "\n- ".join(faults))
-        super().__init__(nested, *args, **kwargs)
-
-    @classmethod
-    def config_faults(cls, cfg: Any) -> List[str]:
-        """List all faults of a guidance block without loading any model."""
-        return examine(cls, cfg)[1]
-
-    @staticmethod
-    def check(cfg: Any) -> List[str]:
-        """Say what is wrong with the guidance's own settings; empty when they are fine."""
-        faults = [
-            f"`system.guidance.{key}` is {cfg[key]}, but must be {least} or more."
-            for key, least in (
-                ("n_noises", 1),
-                ("preview_steps", 0),
-                ("chunk_size", 1),
-                ("sheet_every", 0),
-            )
-            if cfg[key] < least
-        ]
-        if cfg.preview_spacing not in PREVIEW_SPACINGS:
-            faults.append(
-                f"`system.guidance.preview_spacing` is '{cfg.preview_spacing}', but must be one of "
-                f"{', '.join(PREVIEW_SPACINGS)}."
-            )
-        if cfg.sqrt_anneal and cfg.trainer_max_steps is None:
-            faults.append(
-                "`sqrt_anneal` needs the length of the training. Add "
-                "`system.guidance.trainer_max_steps: ${trainer.max_steps}`."
-            )
-        for key in ("min_step_percent", "max_step_percent", "grad_clip"):
-            faults += schedule_faults(f"system.guidance.{key}", cfg[key])
-        return faults + window_faults(cfg.reward_duration, cfg.trainer_max_steps)
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -165,10 +70,6 @@ class CandidateGuidance(BaseModule):
         self.streams = Streams(run_seed(get_rank()), get_rank())
         self._sheet: Optional[CandidateSheet] = None
         self.update_step(0, 0)
-
-    def _build(self, role: str) -> Any:
-        found, _ = find_role(role, self.cfg[f"{role}_type"])
-        return found(self.cfg[role])
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Set what follows the training step: timestep range and gradient bound."""
@@ -217,10 +118,25 @@ class CandidateGuidance(BaseModule):
             f"loss_{self.objective.loss_name}": surrogate_loss(latents, gradient),
             **self.objective.auxiliary_losses(z, denoiser, self._stream("objective")),
         }
+        if self.objective.cfg.use_img_loss:
+            name = f"loss_{self.objective.loss_name}_img"
+            losses[name] = self._image_loss(rgb, candidates, denoiser, weights)
         if previews is not None:
             self._keep_sheet(previews, rewards, weights, timesteps)
         searched = self._reward_report(rewards, weights) if strategy.needs_rewards else {}
         return {**losses, **self._report(gradient, candidates, denoiser), **searched}
+
+    def _image_loss(
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        weights: Float[Tensor, "K G"],
+    ) -> Float[Tensor, ""]:
+        images = self.prior.pixels(rgb)
+        fixed = images.detach()
+        gradients = self.objective.image_gradient(fixed, candidates, denoiser, weights != 0)
+        return surrogate_loss(images, self._bounded(combine(weights, gradients)))
 
     def _stream(self, name: str) -> torch.Generator:
         return self.streams(name, self.step)

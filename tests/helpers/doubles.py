@@ -104,6 +104,9 @@ class DoublePrior(priors_base.AbstractPrior):
         draw = torch.randn(latents.shape, generator=generator).to(latents)
         return latents + self.cfg.noise_scale * draw
 
+    def pixels(self, rgb):
+        return rgb.permute(0, 3, 1, 2)
+
     def decode(self, latents):
         self.decoded += len(latents)
         return latents[:, :3].clamp(0, 1)

@@ -135,7 +135,6 @@ def test_sds_has_no_losses_of_its_own():
         ({"weighting_strategy": "dreamfusion"}, "must be one of sds, uniform, fantasia3d"),
         ({"recon_std_rescale": 1.5}, r"`recon_std_rescale` is 1.5, but must be in \[0, 1\]"),
         ({"use_sjc": True}, "`use_sjc` is not supported"),
-        ({"use_img_loss": True}, "`use_img_loss` is not supported"),
     ],
 )
 def test_bad_settings_are_explained(settings, text):

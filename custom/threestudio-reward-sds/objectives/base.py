@@ -46,6 +46,23 @@ class AbstractObjective(BaseModule, ABC):
             mask: Candidates of non-zero weight. The others are not evaluated and return 0.
         """
 
+    def image_gradient(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K G"],
+    ) -> Float[Tensor, "K B 3 H W"]:
+        """Return the gradient of the image loss, asked for if the objective has `use_img_loss`.
+
+        Args:
+            images: Renders in [0, 1] at the size that the prior decodes to, without gradient.
+            candidates: As for `gradient`, after it.
+            denoiser: As for `gradient`.
+            mask: As for `gradient`.
+        """
+        raise NotImplementedError
+
     def auxiliary_losses(
         self,
         latents: Float[Tensor, "B c h w"],

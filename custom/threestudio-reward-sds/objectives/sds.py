@@ -19,6 +19,7 @@ from ..errors import refuse
 from ..priors.base import Denoiser
 from ..search import Candidates
 from .base import AbstractObjective
+from .pixels import decoded_x0
 
 WEIGHTINGS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sds": lambda alpha, sigma: sigma**2,  # 1 - alpha_bar
@@ -70,7 +71,7 @@ class SDSObjective(AbstractObjective):
         var_red: bool = True
         """Accepted for baseline configs; unused without `use_sjc`."""
         use_img_loss: bool = False
-        """Not supported."""
+        """Add `loss_sds_img`: the decoded x0 prediction against the render, in pixels."""
 
     cfg: Config
     loss_name: ClassVar[str] = "sds"
@@ -88,11 +89,13 @@ class SDSObjective(AbstractObjective):
             faults.append(
                 f"`recon_std_rescale` is {cfg.recon_std_rescale}, but must be in [0, 1], e.g. 0.5."
             )
-        faults += [
-            f"`{key}` is not supported. Remove it from `system.guidance`."
-            for key in ("use_sjc", "use_img_loss")
-            if cfg[key]
-        ]
+        if cfg.use_sjc:
+            faults.append("`use_sjc` is not supported. Remove it from `system.guidance`.")
+        if cfg.use_img_loss and cfg.recon_loss:
+            faults.append(
+                "`use_img_loss` belongs to the plain form. Set `system.guidance.recon_loss: false` "
+                "or `system.guidance.use_img_loss: false`."
+            )
         return faults
 
     def configure(self) -> None:
@@ -110,6 +113,22 @@ class SDSObjective(AbstractObjective):
         with torch.no_grad():
             residual = self.residual(latents, candidates, denoiser, image_mask)
         return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+
+    @torch.no_grad()
+    def image_gradient(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K G"],
+    ) -> Float[Tensor, "K B 3 H W"]:
+        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
+        alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, images)
+        scale = denoiser.guided_scale(self.cfg.guidance_scale)
+        noise_pred = candidates.prediction(denoiser, image_mask).guided(scale)
+        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma) * alpha / sigma
+        difference = images - decoded_x0(noise_pred, candidates, denoiser, image_mask)
+        return image_mask[..., None, None, None] * weight * difference
 
     def _noise_residual(
         self,

@@ -20,6 +20,7 @@ from ..priors.base import AbstractPrior, Denoiser
 from ..schedules import draw_timesteps
 from ..search import Candidates
 from .base import AbstractObjective
+from .pixels import decoded_x0
 
 CAMERA, NO_CAMERA = 0, 1
 """The two "texts" of the adapted network."""
@@ -48,6 +49,8 @@ class VSDObjective(AbstractObjective):
         """Train the adapter without camera in a tenth of the steps."""
         lora_n_timestamp_samples: int = 1
         """Timesteps per image and step at which the adapter is trained."""
+        use_img_loss: bool = False
+        """Add `loss_vsd_img`: the decoded x0 predictions of adapter and prior, in pixels."""
         pretrained_model_name_or_path_lora: Optional[str] = None
         """Accepted for baseline configs; the adapter is always one of the prior itself."""
 
@@ -81,6 +84,23 @@ class VSDObjective(AbstractObjective):
         lora = self._lora_prediction(candidates, denoiser.adapted, image_mask)
         residual = sigma**2 * (prior - lora)
         return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+
+    @torch.no_grad()
+    def image_gradient(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K G"],
+    ) -> Float[Tensor, "K B 3 H W"]:
+        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
+        alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, images)
+        noise_preds = (
+            self._lora_prediction(candidates, denoiser.adapted, image_mask),
+            candidates.prediction(denoiser, image_mask).guided(self.cfg.guidance_scale),
+        )
+        lora, prior = (decoded_x0(n, candidates, denoiser, image_mask) for n in noise_preds)
+        return sigma * alpha * (lora - prior)  # sigma^2 alpha / sigma
 
     def _lora_prediction(
         self, candidates: Candidates, adapted: Denoiser, mask: Bool[Tensor, "K B"]

@@ -84,6 +84,12 @@ class AbstractPrior(BaseObject, ABC):
     ) -> Float[Tensor, "B c h w"]:
         """Encode renders in [0, 1], with gradients; `as_latents`: they are latents already."""
 
+    def pixels(self, rgb: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 3 S S"]:
+        """Return renders in [0, 1] at the size that `decode` returns, with gradients."""
+        raise UserError(
+            f"`{type(self).__name__}` has no image loss. Set `system.guidance.use_img_loss: false`."
+        )
+
     @abstractmethod
     def decode(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:
         """Decode latents to images in [0, 1]."""

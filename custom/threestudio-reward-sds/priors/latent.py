@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .adapter import LoRAAdapter
 from .base import Cameras, Conditioning
 from .folder import LatentDiffusion
@@ -42,17 +43,25 @@ class AbstractLatentPrior(AbstractUNetPrior):
         self.image_size = image_size or model.latent_size * model.scale
         self.latent_size = self.image_size // model.scale
 
+    def pixels(self, rgb: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 3 S S"]:
+        if rgb.shape[-1] != 3:
+            raise UserError(
+                f"`use_img_loss` compares pictures, but the renders have {rgb.shape[-1]} channels. "
+                "Set `system.guidance.use_img_loss: false`."
+            )
+        return resize(at_least_single(rgb).permute(0, 3, 1, 2), self.image_size)
+
     def encode(
         self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
     ) -> Float[Tensor, "B c h w"]:
         """Encode renders in [0, 1]: a draw of the VAE's posterior (`encode_sample`) or its mean."""
         check_scenes(rgb.shape[0], self.num_views)
-        images = at_least_single(rgb).permute(0, 3, 1, 2)
         if as_latents:
-            latents = resize(images, self.latent_size)
+            latents = resize(at_least_single(rgb).permute(0, 3, 1, 2), self.latent_size)
             return latents * 2 - 1 if self.rgb_is_unit else latents
-        with no_autocast(images):
-            inputs = resize(images, self.image_size) * 2 - 1
+        with no_autocast(rgb):
+            images = self.pixels(rgb)
+            inputs = images * 2 - 1
             posterior = self.vae.encode(inputs.to(self.vae.dtype)).latent_dist
             latents = posterior.mean
             if self.cfg.encode_sample:
