@@ -14,3 +14,5 @@ if Version(getattr(threestudio, "__version__", "0")) < Version("0.2.1"):
         "threestudio-3dgs needs threestudio 0.2.1 or later, found "
         f"{getattr(threestudio, '__version__', 'no version')}. Update the checkout: git pull"
     )
+
+from . import geometry  # noqa: E402, F401

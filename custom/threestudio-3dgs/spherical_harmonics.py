@@ -16,6 +16,9 @@ MAX_DEGREE = 3
 """Degree of the published method; its files have room for no more."""
 CONSTANT = 0.5 / math.sqrt(math.pi)
 """The constant function Y_00."""
+BLACK = 0.5 / CONSTANT
+"""Minus this is the coefficient of black, and this that of white; beyond the one a colour has no
+gradient any more, beyond the other it is cut off."""
 
 
 def colors(
