@@ -8,7 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threestudio.models.geometry.base import BaseExplicitGeometry
+from threestudio.models.geometry.extraction import build_helper, extract
+from threestudio.models.mesh import Mesh
 
+from .field import evaluate
 from .initialization import with_degree
 from .parameters import PARAMETERS, Values, shapes
 from .ply import read_gaussians, write_gaussians
@@ -97,6 +100,25 @@ class GaussianModel(BaseExplicitGeometry):
     def get_covariance(self, scaling_modifier: float = 1.0) -> Float[Tensor, "P 3 3"]:
         """Return covariances of Gaussians that are wider by a factor."""
         return covariances(scaling_modifier * self.get_scaling, self._rotation)
+
+    def forward_field(
+        self, points: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N 1"], Optional[Float[Tensor, "N 3"]]]:
+        """Return the density at world points, see `field`, and no deformation."""
+        return evaluate(self.gaussians(), points)[0], None
+
+    def forward_level(self, field: Float[Tensor, "N 1"], threshold: float) -> Float[Tensor, "N 1"]:
+        """Return a level set function: zero on the surface, negative inside."""
+        return threshold - field
+
+    @torch.no_grad()
+    def isosurface(self) -> Mesh:
+        """Return the surface in world units."""
+        return extract(self, build_helper(self.cfg).to(self.bbox.device))
+
+    def export(self, points: Float[Tensor, "N 3"], **kwargs: Any) -> dict[str, Any]:
+        """Return the albedo at world points, in [0, 1]."""
+        return {"albedo": evaluate(self.gaussians(), points)[1]}
 
     def gaussians(self) -> Gaussians:
         """Return what a rasteriser draws."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from threestudio.models.faults import is_real
 from threestudio.models.geometry.base import BaseExplicitGeometry
+from threestudio.models.geometry.extraction import isosurface_faults
 from threestudio.utils.errors import UserError
 from threestudio.utils.misc import find_last_path, schedule_fault
 from threestudio.utils.typing import Number
@@ -36,7 +37,31 @@ FOREIGN = ("shap-e:", "lrm:")
 
 
 @dataclass
-class GaussianSettings(BaseExplicitGeometry.Config):
+class SurfaceSettings(BaseExplicitGeometry.Config):
+    """Settings of the surface of a density, by the names that volumes have for them."""
+
+    isosurface_method: str = "mc-cpu"
+    """mc-cpu: marching cubes, by scikit-image; mt: marching tetrahedra. Neither has gradients here.
+    """
+    isosurface_resolution: int = 128
+    """Layers of grid vertices along each side of the box."""
+    isosurface_threshold: Any = "auto"
+    """Density of the surface, the sum of `o exp(-q / 2)` over the Gaussians; "auto" is the mean of
+    all above 1e-5. 0.8 is upstream's."""
+    isosurface_chunk: int = 0
+    """Points evaluated at once, 0 for all."""
+    isosurface_coarse_to_fine: bool = True
+    """Extract twice: the first surface gives a tighter box, with a margin of 10 %."""
+    isosurface_deformable_grid: bool = False
+    """Not for Gaussians: there is no network that would move grid vertices."""
+    isosurface_remove_outliers: bool = True
+    """Drop small components (needs scipy)."""
+    isosurface_outlier_n_faces_threshold: Any = 0.01
+    """Triangles that a component needs: an int is a count, a float a share of the largest's."""
+
+
+@dataclass
+class GaussianSettings(SurfaceSettings):
     """Settings by upstream's names. A learning rate is a number or a schedule of the step, and goes
     from value to value geometrically."""
 
@@ -130,7 +155,7 @@ def settings_faults(cfg: Any) -> list[str]:
             f"`system.geometry.opacity_init` is {cfg.opacity_init}; it must be from {low} to "
             f"{high}."
         )
-    return faults + source_faults(cfg.geometry_convert_from)
+    return faults + isosurface_faults(cfg) + source_faults(cfg.geometry_convert_from)
 
 
 def _schedule_faults(cfg: Any) -> list[str]:
