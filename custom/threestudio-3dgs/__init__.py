@@ -15,4 +15,4 @@ if Version(getattr(threestudio, "__version__", "0")) < Version("0.2.1"):
         f"{getattr(threestudio, '__version__', 'no version')}. Update the checkout: git pull"
     )
 
-from . import exporters, geometry  # noqa: E402, F401
+from . import exporters, geometry, renderers, systems  # noqa: E402, F401
