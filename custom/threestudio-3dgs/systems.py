@@ -79,7 +79,8 @@ class GaussianSplattingSystem(SamplingSystem):
     @classmethod
     def check(cls, cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        parts = list(cfg.optimizer.get("params") or ())
+        params = cfg.optimizer.get("params")
+        parts = list(params) if hasattr(params, "keys") else []
         if cfg.optimizer and (not parts or any(part.split(".")[0] == "geometry" for part in parts)):
             return [
                 *super().check(cfg),
@@ -155,7 +156,7 @@ class GaussianSplattingSystem(SamplingSystem):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the Gaussians of a checkpoint, before optimizers and shapes are looked at."""
+        """Make room for the Gaussians of a checkpoint before its shapes are compared."""
         saved = checkpoint["state_dict"].get("geometry._xyz")
         if torch.is_tensor(saved):
             self.geometry.resize(len(saved))
@@ -169,8 +170,8 @@ class GaussianSplattingSystem(SamplingSystem):
 
 @register("gaussian-splatting-mvdream-system")
 class GaussianSplattingMVDreamSystem(GaussianSplattingSystem):
-    """The same with a guidance that sees several views of a scene at once; sparsity and opaque are
-    further regularisers."""
+    """`gaussian-splatting-system` with a guidance that sees several views of a scene at once;
+    sparsity and opaque are further regularisers."""
 
     @dataclass
     class Config(GaussianSplattingSystem.Config):

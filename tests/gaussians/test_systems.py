@@ -175,7 +175,7 @@ def test_other_parts_are_trained_beside_the_gaussians(tmp_path):
     assert groups["background"]["lr"] == 0.2 and groups["xyz"]["lr"] == 0.001
 
 
-@pytest.mark.parametrize("params", [None, {}, {"geometry": {"lr": 0.1}}, {"geometry._xyz": {}}])
+@pytest.mark.parametrize("params", [None, {}, 5, {"geometry": {"lr": 0.1}}, {"geometry._xyz": {}}])
 def test_an_optimizer_of_the_gaussians_is_refused(params):
     block = {"name": "Adam", "args": {"lr": 0.1}}
     block |= {} if params is None else {"params": params}
