@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .covariance import rotation_matrices
 from .parameters import Values
-from .projection import rotation_matrices
 
 SPLIT_FACTOR = 1.6
 """The halves of a split Gaussian are narrower by this."""

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .projection import Gaussians, covariances
+from .covariance import covariances
+from .projection import Gaussians
 from .spherical_harmonics import harmonics_to_rgb
 
 CELLS = 16

@@ -11,11 +11,12 @@ from threestudio.models.geometry.base import BaseExplicitGeometry
 from threestudio.models.geometry.extraction import build_helper, extract
 from threestudio.models.mesh import Mesh
 
+from .covariance import covariances, rotation_matrices
 from .field import evaluate
 from .initialization import with_degree
 from .parameters import PARAMETERS, Values, shapes
 from .ply import read_gaussians, write_gaussians
-from .projection import Gaussians, covariances, rotation_matrices
+from .projection import Gaussians
 
 STATISTICS = ("slope_sum", "slope_count", "largest_radius")
 """What density control has seen since the last change, one number for each Gaussian."""

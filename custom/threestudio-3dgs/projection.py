@@ -7,11 +7,12 @@ down; the centre of the pixel in column i and row j is (i + 0.5, j + 0.5)."""
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threestudio.utils.errors import NonFiniteError
+
+from .covariance import rotation_matrices, scaled_axes
 
 DILATION = 0.3
 """Added to both variances of a projected Gaussian, square pixels: none is thinner than a pixel."""
@@ -99,34 +100,6 @@ class Splats:
     Gaussian in every picture; 0 where a picture does not show it. No gradient."""
 
 
-def rotation_matrices(quaternions: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
-    """Return the rotations of quaternions (w, x, y, z) of any length above 0."""
-    w, x, y, z = F.normalize(quaternions, dim=-1).unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-
-
-def scaled_axes(
-    scales: Float[Tensor, "N 3"], quaternions: Float[Tensor, "N 4"]
-) -> Float[Tensor, "N 3 3"]:
-    """Return the axes of Gaussians as rows, one standard deviation long.
-
-    The covariance is the sum of their outer products, `A^T A`."""
-    return (rotation_matrices(quaternions) * scales[:, None, :]).transpose(1, 2)
-
-
-def covariances(
-    scales: Float[Tensor, "N 3"], quaternions: Float[Tensor, "N 4"]
-) -> Float[Tensor, "N 3 3"]:
-    """Return `R S S^T R^T` (Kerbl et al. 2023, equation 6)."""
-    axes = scaled_axes(scales, quaternions)
-    return axes.transpose(1, 2) @ axes
-
-
 def facing_normals(
     gaussians: Gaussians, index: Int[Tensor, " M"], towards: Float[Tensor, "M 3"]
 ) -> Float[Tensor, "M 3"]:
@@ -167,12 +140,23 @@ def affine_images(
     return rows[0], rows[1]
 
 
+def ellipses(
+    gaussians: Gaussians, seen: Float[Tensor, "B N 3"], cameras: Cameras
+) -> tuple[Float[Tensor, "B N 3"], Float[Tensor, "B N 3"]]:
+    """Return the covariances in the pictures and their inverses, entries (xx, xy, yy)."""
+    axes = scaled_axes(gaussians.scales, gaussians.rotations)
+    across, down = affine_images(axes, seen, cameras)
+    xx, yy = ((v * v).sum(dim=-1) + DILATION for v in (across, down))
+    xy = (across * down).sum(dim=-1)
+    # |V V^T| is the squared cross product of the rows of V; xx * yy - xy^2 would cancel
+    flat = (torch.linalg.cross(across, down, dim=-1) ** 2).sum(dim=-1)
+    determinant = flat + DILATION * (xx + yy - DILATION)
+    inverse = torch.stack([yy, -xy, xx], dim=-1) / determinant[..., None]
+    return torch.stack([xx, xy, yy], dim=-1), inverse
+
+
 def project(
-    gaussians: Gaussians,
-    cameras: Cameras,
-    near: float,
-    far: float,
-    offsets: Float[Tensor, "B N 2"],
+    gaussians: Gaussians, cameras: Cameras, near: float, far: float, offsets: Float[Tensor, "B N 2"]
 ) -> Splats:
     """Project Gaussians and keep what is in front of a camera and inside of its picture.
 
@@ -193,21 +177,12 @@ def project(
     ahead = ahead & (gaussians.opacities > ALPHA_MIN)
     # a stand-in depth where there is nothing to draw keeps the division and its gradient finite
     seen = torch.where(ahead[..., None], seen, torch.ones_like(seen))
-    axes = scaled_axes(gaussians.scales, gaussians.rotations)
-    across, down = affine_images(axes, seen, cameras)
+    covariance, conic = ellipses(gaussians, seen, cameras)
+    _refuse_overflow(ahead, conic)
     half = offsets.new_tensor([0.5 * cameras.width, 0.5 * cameras.height])
     mean = seen[..., :2] / seen[..., 2:] * cameras.focal[:, None, None] + half * (1.0 + offsets)
-    xx, yy = ((v * v).sum(dim=-1) + DILATION for v in (across, down))
-    xy = (across * down).sum(dim=-1)
-    # |V V^T| is the squared cross product of the rows of V; xx * yy - xy^2 would cancel
-    flat = (torch.linalg.cross(across, down, dim=-1) ** 2).sum(dim=-1)
-    determinant = flat + DILATION * (xx + yy - DILATION)
-    conic = torch.stack([yy, -xy, xx], dim=-1) / determinant[..., None]
-    _refuse_overflow(ahead, conic)
-    reach, radii = _extents(xx, xy, yy, determinant, gaussians.opacities)
-    size = 2.0 * half
-    inside = ((mean + reach > 0) & (mean - reach < size)).all(dim=-1)
-    shown = ahead & inside
+    reach, radii = _extents(covariance, gaussians.opacities)
+    shown = ahead & ((mean + reach > 0) & (mean - reach < 2.0 * half)).all(dim=-1)
     view, index = shown.nonzero(as_tuple=True)
     rows = view * shown.shape[1] + index
     return Splats(
@@ -224,13 +199,10 @@ def project(
 
 @torch.no_grad()
 def _extents(
-    xx: Float[Tensor, "B N"],
-    xy: Float[Tensor, "B N"],
-    yy: Float[Tensor, "B N"],
-    determinant: Float[Tensor, "B N"],
-    opacities: Float[Tensor, " N"],
+    covariance: Float[Tensor, "B N 3"], opacities: Float[Tensor, " N"]
 ) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:
     """Return the half sizes of the boxes that can be seen, and the radii in whole pixels."""
+    xx, xy, yy = covariance.unbind(-1)
     # alpha falls to ALPHA_MIN where the squared Mahalanobis distance is this
     limit = 2.0 * (opacities / ALPHA_MIN).clamp_min(1.0).log()
     reach = (limit[:, None] * torch.stack([xx, yy], dim=-1)).sqrt()

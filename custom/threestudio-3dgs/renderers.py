@@ -59,15 +59,14 @@ class GaussianRenderer(Renderer):
         rays_d: Optional[Float[Tensor, "B H W 3"]] = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Render images of height x width pixels.
+        """Render images.
 
         Args:
             c2w: Cameras, OpenGL axes.
             fovy: Vertical fields of view, radians; pixels are square.
-            width: Columns.
-            height: Rows.
+            width: Columns. height: Rows.
             rays_d: Directions of the pixels, for backgrounds that depend on them.
-            **kwargs: The rest of the batch, ignored.
+            **kwargs: Ignored.
 
         Returns:
             Images: `comp_rgb` [B H W 3] in [0, 1] and its parts `comp_rgb_fg`, `comp_rgb_bg`;
@@ -77,20 +76,17 @@ class GaussianRenderer(Renderer):
             the projected centres [P 2] as `grad` after a backward pass; `visibility_filter`, bool
             [P]; `radii` [P], pixels.
         """
-        cameras = Cameras.of(c2w, fovy, height, width)
-        found, points = self._draw(cameras)
-        behind = self.behind(len(c2w), height, width, rays_d)
-        image = found.color + (1.0 - found.opacity) * behind.to(found.color)
-        normal = (F.normalize(found.normal, dim=-1) + 1.0) / 2.0 * found.opacity
+        found, points = self._draw(Cameras.of(c2w, fovy, height, width))
+        behind = self.behind(len(c2w), height, width, rays_d).to(found.color)
         return {
-            "comp_rgb": image.clamp(0.0, 1.0),
+            "comp_rgb": (found.color + (1.0 - found.opacity) * behind).clamp(0.0, 1.0),
             "comp_rgb_fg": found.color,
             "comp_rgb_bg": behind,
             "opacity": found.opacity,
             "comp_mask": found.opacity,
             "depth": found.depth,
             "comp_depth": found.depth,
-            "comp_normal": normal,
+            "comp_normal": (F.normalize(found.normal, dim=-1) + 1.0) / 2.0 * found.opacity,
             "viewspace_points": points,
             "visibility_filter": list(found.visible),
             "radii": list(found.radii),

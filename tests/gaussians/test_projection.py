@@ -10,6 +10,7 @@ from scipy.special import sph_harm_y
 
 from tests.gaussians.scenes import cloud, projection, views
 
+covariance = importlib.import_module("threestudio-3dgs.covariance")
 harmonics = importlib.import_module("threestudio-3dgs.spherical_harmonics")
 tiles = importlib.import_module("threestudio-3dgs.tiles")
 
@@ -24,13 +25,13 @@ def test_rotations_are_those_of_scipy_whatever_the_length():
     quaternions = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double() * 3
     expected = Rotation.from_quat(quaternions.numpy(), scalar_first=True).as_matrix()
     torch.testing.assert_close(
-        projection.rotation_matrices(quaternions), torch.from_numpy(expected)
+        covariance.rotation_matrices(quaternions), torch.from_numpy(expected)
     )
 
 
 def test_covariances_are_positive_with_the_scales_as_their_spectrum():
     gaussians = cloud(20)
-    found = projection.covariances(gaussians.scales, gaussians.rotations)
+    found = covariance.covariances(gaussians.scales, gaussians.rotations)
     spectrum = torch.linalg.eigvalsh(found)
     torch.testing.assert_close(spectrum, gaussians.scales.sort(dim=1).values ** 2)
 

@@ -11,7 +11,7 @@ from threestudio.registry import find
 from threestudio.utils.errors import ConfigError, UserError
 
 field = importlib.import_module("threestudio-3dgs.field")
-projection = importlib.import_module("threestudio-3dgs.projection")
+covariance = importlib.import_module("threestudio-3dgs.covariance")
 parameters = importlib.import_module("threestudio-3dgs.parameters")
 
 
@@ -20,7 +20,7 @@ def test_density_and_colour_are_the_sums_over_all_gaussians():
     gaussians = cloud(60, size=(0.03, 0.4))
     points = torch.rand(500, 3, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
     density, color = field.evaluate(gaussians, points)
-    inverse = torch.linalg.inv(projection.covariances(gaussians.scales, gaussians.rotations))
+    inverse = torch.linalg.inv(covariance.covariances(gaussians.scales, gaussians.rotations))
     offset = points[:, None] - gaussians.means
     squared = torch.einsum("npi,pij,npj->np", offset, inverse, offset)
     weights = gaussians.opacities * torch.exp(-0.5 * squared)
