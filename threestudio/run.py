@@ -122,6 +122,7 @@ def _build(cfg: Any, checkpoint: Optional[dict[str, Any]]) -> tuple[Any, BaseSys
     system = find(cfg.system_type)(cfg.system, resumed=checkpoint is not None)
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
     if checkpoint is not None:
+        system.on_load_checkpoint(checkpoint)  # some parts have to make room for what is in it
         _check_fit(system, checkpoint, cfg.resume)
         _start_data_at(datamodule, checkpoint["global_step"])
     return datamodule, system

@@ -93,6 +93,8 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         settings["system.geometry.isosurface_threshold"] = "auto"
     if "num_samples_per_ray" in system["renderer"]:
         settings["system.renderer.num_samples_per_ray"] = 8
+    if "init_num_pts" in system["geometry"]:
+        settings["system.geometry.init_num_pts"] = 100
     if "pos_encoding_config" in system["geometry"]:
         settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
         settings["system.geometry.pos_encoding_config.n_levels"] = 4

@@ -16,7 +16,7 @@ def conversion_faults(cfg: Any) -> list[str]:
     if not cfg.geometry_convert_from or cfg.weights:
         return []
     try:
-        _previous_config(find_last_path(cfg.geometry_convert_from))
+        previous_system(find_last_path(cfg.geometry_convert_from))
     except (FileNotFoundError, ConfigError) as error:
         return [f"system.geometry_convert_from: {error}"]
     return []
@@ -36,25 +36,45 @@ def convert_geometry(cfg: Any) -> BaseModule:
         TypeError: If the new geometry cannot be made of the old one.
     """
     path = find_last_path(cfg.geometry_convert_from)
-    system = _previous_config(path)
-    settings = OmegaConf.merge(system.get("geometry") or {}, cfg.geometry_convert_override)
-    previous = find(system.geometry_type)(settings)
-    state, epoch, step = load_module_weights(path, module_name="geometry", map_location="cpu")
-    try:
-        previous.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"'{path}' does not hold the geometry that its parsed.yaml describes: {error}"
-        ) from error
-    previous.do_update_step(epoch, step, on_load_weights=True)
+    previous = load_part(path, previous_system(path), "geometry", cfg.geometry_convert_override)
     return find(cfg.geometry_type).create_from(
-        previous.to(previous.device),
+        previous,
         cfg.geometry,
         copy_net=cfg.geometry_convert_inherit_texture,
     )
 
 
-def _previous_config(checkpoint: str) -> Any:
+def load_part(path: str, system: Any, part: str, override: Any = None) -> BaseModule:
+    """Build a part of another run's scene, e.g. its geometry, with the weights of a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        system: What `previous_system` says of it.
+        part: Name of the part.
+        override: Settings of the part that are changed.
+
+    Raises:
+        CheckpointError: If the checkpoint holds another part.
+    """
+    settings = OmegaConf.merge(system.get(part) or {}, override or {})
+    previous = find(system[f"{part}_type"])(settings)
+    state, epoch, step = load_module_weights(path, module_name=part, map_location="cpu")
+    try:
+        previous.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"'{path}' does not hold the {part} that its parsed.yaml describes: {error}"
+        ) from error
+    previous.do_update_step(epoch, step, on_load_weights=True)
+    return previous.to(previous.device)
+
+
+def previous_system(checkpoint: str) -> Any:
+    """Return the `system` block of the run that a checkpoint is in.
+
+    Raises:
+        ConfigError: If the run has no readable configuration.
+    """
     parsed = Path(checkpoint).resolve().parent.parent / "configs" / "parsed.yaml"
     if not parsed.is_file():
         raise ConfigError(

@@ -34,6 +34,9 @@ class TextTo3DSystem(BaseLift3DSystem):
 
     required_parts = (*BaseLift3DSystem.required_parts, "guidance", "prompt_processor")
 
+    known_losses: tuple[str, ...] = (*REGULARIZERS, "sds", "vsd", "lora")
+    """Losses whose weights are not misspelt, whether or not this system reads them."""
+
     @property
     def regularizers(self) -> tuple[str, ...]:
         """Which `lambda_<x>` of `losses.REGULARIZERS` the system reads."""
@@ -43,7 +46,7 @@ class TextTo3DSystem(BaseLift3DSystem):
     def check(cls, cfg: Any) -> list[str]:
         """List missing parts, wrong schedules, and weights that look misspelt."""
         faults = super().check(cfg)
-        known = [f"lambda_{name}" for name in (*REGULARIZERS, "sds", "vsd", "lora")]
+        known = [f"lambda_{name}" for name in cls.known_losses]
         for name in cfg.loss:
             if name not in known and did_you_mean(name, known) and not name.endswith("_img"):
                 faults.append(f"system.loss has no key `{name}`.{did_you_mean(name, known)}")
@@ -113,6 +116,10 @@ class TextTo3DSystem(BaseLift3DSystem):
                 "not used. Set it to 0 to silence this."
             )
 
+    def regularizer(self, name: str, out: dict[str, Any]) -> Float[Tensor, ""]:
+        """Evaluate the regulariser of `lambda_<name>`."""
+        return regularizer(name, out)
+
     def regularization(self, out: dict[str, Any]) -> Any:
         """Sum the regularisers whose weight is above 0 at this step."""
         if "inv_std" in out:
@@ -121,7 +128,7 @@ class TextTo3DSystem(BaseLift3DSystem):
         for name in self.regularizers:
             weight = self.C(self.cfg.loss.get(f"lambda_{name}", 0.0))
             if weight > 0:
-                value = regularizer(name, out)
+                value = self.regularizer(name, out)
                 self.log(f"train/loss_{name}", value.detach())
                 total = total + weight * value
         return total

@@ -1,0 +1,45 @@
+"""Colours of Gaussians that depend on the direction they are seen from.
+
+A colour is 0.5 + sum_lm c_lm Y_lm(d), not below 0, with the real spherical harmonics Y (with the
+Condon-Shortley phase) at index `l (l + 1) + m`: the order and the signs in the files of 3DGS."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from threestudio.models.networks.frequency import spherical_harmonics
+
+MAX_DEGREE = 3
+"""Degree of the published method; its files have room for no more."""
+CONSTANT = 0.5 / math.sqrt(math.pi)
+"""The constant function Y_00."""
+BLACK = 0.5 / CONSTANT
+"""Minus this is the coefficient of black, and this that of white; beyond the one a colour has no
+gradient any more, beyond the other it is cut off."""
+
+
+def colors(
+    harmonics: Float[Tensor, "M K 3"], directions: Float[Tensor, "M 3"]
+) -> Float[Tensor, "M 3"]:
+    """Return colours, 0 or more.
+
+    Args:
+        harmonics: Coefficients of each channel; K is a square number.
+        directions: From the camera to the Gaussian, of any length above 0.
+    """
+    bands = math.isqrt(harmonics.shape[1])
+    basis = spherical_harmonics(F.normalize(directions, dim=-1), bands)
+    return (0.5 + (basis[..., None] * harmonics).sum(dim=1)).clamp_min(0.0)
+
+
+def rgb_to_harmonics(rgb: Tensor) -> Tensor:
+    """Return the coefficient of the constant function that gives a colour in [0, 1]."""
+    return (rgb - 0.5) / CONSTANT
+
+
+def harmonics_to_rgb(harmonics: Tensor) -> Tensor:
+    """Return the colour of a coefficient of the constant function, in [0, 1]."""
+    return torch.clamp(0.5 + CONSTANT * harmonics, 0.0, 1.0)

@@ -1,0 +1,205 @@
+"""The Gaussians as a geometry: activations, schedules, bounds, and states of any number."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.gaussians.scenes import projection
+from threestudio.registry import find
+from threestudio.systems.utils import parse_optimizer
+
+
+def geometry(**settings):
+    return find("gaussian-splatting")({"init_num_pts": 40, **settings})
+
+
+def trained(model, steps=3):
+    """Take steps on random gradients, so that the optimizer has something to remember."""
+    optimizer = model.optimizer or model.training_setup()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return model
+
+
+def picture(model, slope=1.0):
+    """What a renderer would report of a picture that shows all Gaussians."""
+    count = len(model._xyz)
+    points = torch.zeros(count, 2, requires_grad=True)
+    points.grad = torch.full((count, 2), slope / 2**0.5)
+    return [torch.ones(count, dtype=torch.bool)], [torch.ones(count)], [points]
+
+
+def test_activations_by_hand():
+    model = geometry(sh_degree=1)
+    with torch.no_grad():
+        model._scaling[:] = torch.tensor([0.1, 0.2, 0.3]).log()
+        model._opacity[:] = 0.0
+        model._rotation[:] = torch.tensor([2.0, 0.0, 0.0, 0.0])
+        model._features_dc[:] = 3.0
+    torch.testing.assert_close(model.get_scaling[0], torch.tensor([0.1, 0.2, 0.3]))
+    assert model.get_opacity[0].item() == 0.5
+    assert model.get_rotation[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert (model.get_features == 2.0).all()  # color_clip
+    assert model.get_normal[0].abs().tolist() == [1.0, 0.0, 0.0]
+    expected = torch.diag(torch.tensor([0.04, 0.16, 0.36]))
+    torch.testing.assert_close(model.get_covariance(2.0)[0], expected)
+    drawn = model.gaussians()
+    assert isinstance(drawn, projection.Gaussians) and drawn.opacities.shape == (40,)
+
+
+def test_spheres_have_one_scale():
+    """The geometric mean of 0.1, 0.1 and 0.8 is 0.2."""
+    model = geometry(sphere=True)
+    with torch.no_grad():
+        model._scaling[:] = torch.tensor([0.1, 0.1, 0.8]).log()
+    torch.testing.assert_close(model.get_scaling, torch.full((40, 3), 0.2))
+
+
+def test_schedules_follow_the_step():
+    """Geometric from 0.1 to 0.001 over 100 steps: 0.01 in the middle; colours linearly."""
+    model = geometry(
+        position_lr=[0, 0.1, 0.001, 100],
+        color_clip=[0, 0.5, 1.5, 100],
+        sh_degree=3,
+        sh_degree_interval=20,
+    )
+    groups = {group["name"]: group for group in model.training_setup().param_groups}
+    assert list(groups) == ["xyz", "f_dc", "f_rest", "opacity", "scaling", "rotation"]
+    assert all(group["eps"] == 1e-15 for group in groups.values())
+    model.do_update_step(0, 50)
+    rates = {name: group["lr"] for name, group in groups.items()}
+    assert rates == pytest.approx(
+        {
+            "xyz": 0.01,
+            "f_dc": 0.01,
+            "f_rest": 0.0005,
+            "opacity": 0.05,
+            "scaling": 0.005,
+            "rotation": 0.005,
+        }
+    )
+    assert model.color_clip == 1.0 and model.active_sh_degree == 2
+    assert model.get_features.shape == (40, 9, 3)
+    model.spatial_lr_scale = 3.0
+    model.update_learning_rate(100)
+    assert groups["xyz"]["lr"] == pytest.approx(0.003) and model.active_sh_degree == 3
+
+
+def test_other_parts_are_trained_by_the_same_optimizer_with_their_own_settings():
+    model = geometry()
+    model.training_setup()
+    network = torch.nn.Linear(2, 2)
+    config = {
+        "name": "AdamW",
+        "args": {"lr": 0.1, "betas": [0.5, 0.6]},
+        "params": {"weight": {"lr": 0.3}},
+    }
+    merged = model.merge_optimizer(parse_optimizer(config, network))
+    assert merged is model.optimizer
+    group = merged.param_groups[-1]
+    assert group["lr"] == 0.3 and list(group["betas"]) == [0.5, 0.6] and group["name"] == "weight"
+    model.update_learning_rate(10)
+    assert group["lr"] == 0.3
+
+
+def test_density_control_keeps_to_its_steps():
+    model = trained(
+        geometry(
+            densification_interval=2,
+            densify_from_iter=4,
+            densify_until_iter=8,
+            densify_grad_threshold=0.5,
+            split_thresh=10.0,
+            prune_from_iter=100,
+        )
+    )
+    counts = []
+    for step in range(10):
+        model.update_states(step, *picture(model))
+        counts.append(len(model._xyz))
+    assert counts == [40] * 4 + [80, 80, 160, 160, 160, 160]
+    assert all(len(p) == 160 for p in model.parameters())
+    assert (model.slope_count == 3).all()  # since step 6
+
+
+def test_nothing_is_added_beyond_max_num_or_below_the_threshold():
+    settings = {"densify_from_iter": 1, "densification_interval": 1, "split_thresh": 10.0}
+    model = trained(geometry(max_num=55, **settings))
+    model.update_states(1, *picture(model, slope=0.009))
+    assert len(model._xyz) == 40
+    model.update_states(2, *picture(model, slope=5.0))
+    assert len(model._xyz) == 55
+    model.update_states(3, *picture(model, slope=5.0))
+    assert len(model._xyz) == 55
+
+
+def test_pruning_removes_with_the_statistics_and_the_moments():
+    model = trained(geometry(init_num_pts=200, prune_from_iter=1, prune_interval=1))
+    model.update_states(0, *picture(model))
+    with torch.no_grad():
+        model._opacity[:100] = -9.0
+    kept = model._xyz[100:].detach().clone()
+    moments = model.optimizer.state[model._xyz]["exp_avg"][100:].clone()
+    model.update_states(1, *picture(model))
+    assert torch.equal(model._xyz, kept) and (model.slope_count == 2).all()
+    assert torch.equal(model.optimizer.state[model._xyz]["exp_avg"], moments)
+    assert model.optimizer.param_groups[0]["params"][0] is model._xyz
+
+
+def test_opacities_are_reset_with_their_moments():
+    model = trained(geometry(opacity_reset_interval=5, opacity_init=0.5, densify_from_iter=900))
+    model.update_states(4, *picture(model))
+    assert model.get_opacity.min() > 0.3
+    model.update_states(5, *picture(model))
+    torch.testing.assert_close(model.get_opacity, torch.full((40, 1), 0.01))
+    assert (model.optimizer.state[model._opacity]["exp_avg"] == 0).all()
+    assert (model.optimizer.state[model._xyz]["exp_avg"] != 0).any()
+
+
+def test_parameters_stay_where_pictures_have_a_gradient():
+    model = geometry(radius=2.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.linspace(-50, 50, parameter.numel()).view(parameter.shape))
+    model.bound()
+    opacity, scale = model.get_opacity, model.get_scaling
+    assert [x.item() for x in opacity.aminmax()] == pytest.approx([0.004, 0.99])
+    assert [x.item() for x in scale.aminmax()] == pytest.approx([2e-4, 2.0])
+    assert model._features_dc.abs().max().item() == pytest.approx(1.7725, abs=1e-4)
+    assert model._xyz.abs().max() == 50
+
+
+def test_a_state_of_any_number_is_loaded_with_its_statistics():
+    model = trained(geometry(split_thresh=10.0, densify_from_iter=1, densification_interval=1))
+    model.update_states(1, *picture(model))
+    model.update_states(0, *picture(model))
+    other = geometry(init_num_pts=3)
+    other.training_setup()
+    other.load_state_dict(model.state_dict())
+    assert len(other._xyz) == 80 and other.optimizer is None
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert (other.slope_count == 1).all()
+
+
+def test_a_step_after_loading_equals_the_step_without():
+    """Optimizer state included, across a change of the number of Gaussians."""
+    settings = {"split_thresh": 0.0001, "densify_from_iter": 1, "densification_interval": 1}
+    model = trained(geometry(**settings))
+    model.update_states(1, *picture(model))
+    state, moments = model.state_dict(), copy.deepcopy(model.optimizer.state_dict())
+    other = geometry(**settings)
+    other.load_state_dict(state)
+    other.training_setup().load_state_dict(moments)
+    for one in (model, other):
+        one.update_learning_rate(2)
+        trained(one)
+        one.update_states(2, *picture(one))
+    assert len(model._xyz) == 160
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name

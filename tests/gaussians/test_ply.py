@@ -1,0 +1,97 @@
+"""Files of Gaussians: written and read back, and read by a library that knows nothing of them."""
+
+import importlib
+
+import numpy as np
+import plyfile
+import pytest
+import torch
+
+from threestudio.utils.errors import UserError
+
+ply = importlib.import_module("threestudio-3dgs.ply")
+parameters = importlib.import_module("threestudio-3dgs.parameters")
+
+
+def values(count=5, degree=2):
+    generator = torch.Generator().manual_seed(0)
+    shapes = parameters.shapes(count, degree)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("count", "degree"), [(5, 0), (5, 2), (3, 3), (0, 1)])
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path, count, degree):
+    written = values(count, degree)
+    ply.write_gaussians(tmp_path / "a.ply", written)
+    read = ply.read_gaussians(tmp_path / "a.ply")
+    assert written.keys() == read.keys()
+    for name, value in written.items():
+        assert torch.equal(value, read[name]), name
+
+
+def test_another_program_finds_the_layout_of_viewers(tmp_path):
+    written = values(7, 2)
+    ply.write_gaussians(tmp_path / "a.ply", written)
+    vertex = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"]
+    names = [p.name for p in vertex.properties]
+    assert names == ply.column_names(24) and len(names) == 9 + 24 + 8
+    assert {p.val_dtype for p in vertex.properties} == {"f4"}
+
+    def columns(*wanted):
+        return torch.from_numpy(np.stack([np.asarray(vertex[name]) for name in wanted], axis=1))
+
+    assert torch.equal(columns("x", "y", "z"), written["_xyz"])
+    assert (columns("nx", "ny", "nz") == 0).all()
+    assert torch.equal(columns("f_dc_0", "f_dc_1", "f_dc_2"), written["_features_dc"][:, 0])
+    assert torch.equal(columns("opacity"), written["_opacity"])
+    assert torch.equal(columns("scale_0", "scale_1", "scale_2"), written["_scaling"])
+    assert torch.equal(columns("rot_0", "rot_1", "rot_2", "rot_3"), written["_rotation"])
+    # all coefficients of red come first
+    assert torch.equal(
+        columns("f_rest_0", "f_rest_7", "f_rest_8", "f_rest_23"),
+        torch.stack(
+            [written["_features_rest"][:, k, c] for k, c in ((0, 0), (7, 0), (0, 1), (7, 2))], dim=1
+        ),
+    )
+
+
+def test_files_of_another_program_are_read_whatever_the_order_and_types(tmp_path):
+    written = values(4, 1)
+    ply.write_gaussians(tmp_path / "a.ply", written)
+    vertex = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"]
+    names = [n for n in ply.column_names(9) if n not in ("nx", "ny", "nz")][::-1]
+    rows = np.zeros(4, dtype=[("class", "u1"), *((name, "f8") for name in names)])
+    for name in names:
+        rows[name] = vertex[name]
+    other = plyfile.PlyElement.describe(np.zeros(2, dtype=[("value", "i4")]), "other")
+    element = plyfile.PlyElement.describe(rows, "vertex")
+    data = plyfile.PlyData([element, other], byte_order="<")
+    data.write(str(tmp_path / "b.ply"))
+    assert ply.is_gaussian_file(tmp_path / "b.ply")
+    read = ply.read_gaussians(tmp_path / "b.ply")
+    assert all(torch.equal(value, read[name]) for name, value in written.items())
+
+
+def test_other_files_are_told_apart_and_refused(tmp_path):
+    points = np.zeros(3, dtype=[("x", "f4"), ("y", "f4"), ("z", "f4")])
+    element = plyfile.PlyElement.describe(points, "vertex")
+    plyfile.PlyData([element], byte_order="<").write(str(tmp_path / "points.ply"))
+    plyfile.PlyData([element], text=True).write(str(tmp_path / "text.ply"))
+    (tmp_path / "noise.ply").write_bytes(b"not a ply")
+    for name in ("points", "text", "noise"):
+        path = tmp_path / f"{name}.ply"
+        assert not ply.is_gaussian_file(path)
+        with pytest.raises(UserError, match="holds no Gaussians: it has no .*opacity"):
+            ply.read_gaussians(path)
+
+
+def test_files_that_are_cut_off_or_of_no_degree_are_refused(tmp_path):
+    ply.write_gaussians(tmp_path / "a.ply", values(5, 1))
+    whole = (tmp_path / "a.ply").read_bytes()
+    (tmp_path / "b.ply").write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="is cut off: 5 Gaussians need"):
+        ply.read_gaussians(tmp_path / "b.ply")
+    broken = whole.replace(b"f_rest_8", b"unused_8")
+    (tmp_path / "c.ply").write_bytes(broken)
+    with pytest.raises(UserError, match="has 8 numbers in f_rest, which fit no degree"):
+        ply.read_gaussians(tmp_path / "c.ply")

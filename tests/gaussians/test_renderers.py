@@ -1,0 +1,173 @@
+"""The renderer's pictures, backgrounds and lists; what it asks gsplat for."""
+
+import importlib
+import importlib.machinery
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from tests.gaussians.scenes import look, projection, rasterizer, views
+from threestudio.models.background.base import BaseBackground
+from threestudio.registry import find
+from threestudio.utils.errors import ConfigError
+
+backend = importlib.import_module("threestudio-3dgs.rasterize_gsplat")
+renderers = importlib.import_module("threestudio-3dgs.renderers")
+
+
+def renderer(name="diff-gaussian-rasterizer", geometry=None, background=None, **settings):
+    geometry = geometry or find("gaussian-splatting")({"init_num_pts": 50})
+    return find(name)(
+        settings,
+        geometry=geometry,
+        material=find("no-material")({}),
+        background=find("solid-color-background")(background or {}),
+    )
+
+
+def batch(height=12, width=16):
+    c2w = torch.stack([look((2.5, 0.0, 0.5)), look((0.0, -2.5, 0.5))]).float()
+    rays_d = torch.ones(2, height, width, 3) * torch.tensor([3.0, 0.0, 0.0])
+    fovy = torch.full((2,), math.radians(50))
+    return {"c2w": c2w, "fovy": fovy, "width": width, "height": height, "rays_d": rays_d}
+
+
+def test_pictures_have_the_keys_and_shapes_that_systems_read():
+    made = renderer()
+    out = made.batch_forward({**batch(), "elevation": torch.zeros(2)})
+    for name, channels in (
+        ("comp_rgb", 3),
+        ("comp_normal", 3),
+        ("comp_rgb_bg", 3),
+        ("opacity", 1),
+        ("comp_depth", 1),
+    ):
+        assert out[name].shape == (2, 12, 16, channels)
+    assert 0 <= out["comp_rgb"].min() and out["comp_rgb"].max() <= 1
+    assert out["comp_mask"] is out["opacity"] and out["opacity"].max() > 0.3
+    for name in ("viewspace_points", "visibility_filter", "radii"):
+        assert len(out[name]) == 2 and all(len(item) == 50 for item in out[name])
+    assert torch.equal(out["visibility_filter"][0], out["radii"][0] > 0)
+
+
+def test_gradients_of_each_picture_reach_its_own_points():
+    out = renderer()(**batch())
+    out["comp_rgb"][1].square().sum().backward()
+    first, second = (points.grad for points in out["viewspace_points"])
+    assert (first == 0).all() and second.norm() > 0
+    with torch.no_grad():
+        assert not renderer()(**batch())["viewspace_points"][0].requires_grad
+
+
+def test_the_picture_is_the_rasterisers_over_the_background():
+    made = renderer(back_ground_color=[0.2, 0.4, 0.6])
+    given = batch()
+    out = made(**given)
+    cameras = projection.Cameras.of(given["c2w"], given["fovy"], 12, 16)
+    found = rasterizer.rasterize(made.geometry.gaussians(), cameras)
+    expected = found.color + (1 - found.opacity) * torch.tensor([0.2, 0.4, 0.6])
+    torch.testing.assert_close(out["comp_rgb"], expected)
+
+
+def test_the_background_is_inverted_by_chance_in_training_and_always_in_evaluation():
+    made = renderer(invert_bg_prob=0.5, back_ground_color=[0.9, 0.9, 0.9])
+    seen = []
+    for step in range(60):
+        made.update_step(0, step)
+        values = made(**batch(2, 2))["comp_rgb_bg"].unique()
+        assert len(values) == 1
+        seen.append(round(values.item(), 3))
+    assert set(seen) == {0.9, 0.1} and 15 < seen.count(0.9) < 45
+    made.eval()
+    assert made(**batch(2, 2))["comp_rgb_bg"].unique().item() == pytest.approx(0.1)
+    always = renderer("diff-gaussian-rasterizer-advanced")
+    assert all((always(**batch(2, 2))["comp_rgb_bg"] == 1).all() for always.step in range(20))
+
+
+class Quarter(BaseBackground):
+    def forward(self, dirs):
+        self.dirs = dirs
+        return torch.full_like(dirs, 0.25)
+
+
+def test_the_systems_background_is_asked_with_unit_directions():
+    made = renderer("diff-gaussian-rasterizer-background")
+    made.scene.background = Quarter({})
+    assert (made(**batch())["comp_rgb_bg"] == 0.25).all()
+    torch.testing.assert_close(made.background.dirs.norm(dim=-1), torch.ones(2, 12, 16))
+    with pytest.raises(ConfigError, match="needs the directions `rays_d`"):
+        made(**{**batch(), "rays_d": None})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"back_ground_color": [1.0, 1.0]}, "back_ground_color` is .*must be 3 numbers"),
+        ({"invert_bg_prob": 1.5}, "invert_bg_prob` is 1.5; it is a probability"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        renderer(**settings)
+
+
+def test_a_geometry_without_gaussians_is_refused():
+    volume = find("volume-grid")({"grid_size": [4, 4, 4]})
+    with pytest.raises(ConfigError, match="VolumeGrid has no Gaussians to draw"):
+        renderer(geometry=volume)
+
+
+class GsplatDouble(types.ModuleType):
+    """Stands in for gsplat: projects centres with the matrices it is given, and draws nothing."""
+
+    def __init__(self):
+        super().__init__("gsplat")
+        self.__spec__ = importlib.machinery.ModuleSpec("gsplat", None)
+
+    def rasterization(self, means, viewmats, Ks, width, height, colors, **settings):
+        self.settings = {**settings, "colors": colors}
+        homogeneous = torch.cat([means, torch.ones_like(means[:, :1])], dim=1)
+        seen = (homogeneous @ viewmats.transpose(1, 2))[..., :3] @ Ks.transpose(1, 2)
+        means2d = seen[..., :2] / seen[..., 2:]
+        image = means2d.sum() * torch.ones(len(viewmats), height, width, 7).to(means)
+        radii = torch.full((*means2d.shape[:2], 2), 3, dtype=torch.int32)
+        radii[..., 1] = 5
+        return image, image[..., :1], {"means2d": means2d, "radii": radii}
+
+
+def test_gsplat_is_given_the_same_cameras_and_gaussians(monkeypatch):
+    double = GsplatDouble()
+    monkeypatch.setitem(sys.modules, "gsplat", double)
+    geometry = find("gaussian-splatting")({"init_num_pts": 30})
+    cameras = views(20, 24)[2]
+    cameras = projection.Cameras(
+        *(v.float() for v in (cameras.rotation, cameras.center, cameras.focal)), 20, 24
+    )
+    out, points = backend.rasterize(geometry.gaussians(), cameras)
+    offsets = torch.zeros(2, 30, 2)
+    splats = projection.project(geometry.gaussians(), cameras, 0.1, 100.0, offsets)
+    places = torch.stack([p.means[p.view] for p in points])
+    torch.testing.assert_close(places[splats.view, splats.index], splats.mean)
+    features = rasterizer.features(geometry.gaussians(), cameras, splats)[:, :6]
+    given = double.settings["colors"][splats.view, splats.index]
+    torch.testing.assert_close(given, features)
+    assert double.settings["packed"] is False and double.settings["render_mode"] == "RGB+D"
+    assert (out.radii == 5).all() and out.color.shape == (2, 20, 24, 3)
+    assert points[1].grad is None
+    out.color[0, 0, 0, 0].backward()
+    torch.testing.assert_close(points[1].grad, torch.tensor([12.0, 10.0]).expand(30, 2))
+
+
+@pytest.mark.gpu
+def test_gsplat_draws_the_same_picture():
+    pytest.importorskip("gsplat", reason="needs gsplat")
+    geometry = find("gaussian-splatting")({"init_num_pts": 500, "opacity_init": 0.5}).cuda()
+    given = {k: v.cuda() if torch.is_tensor(v) else v for k, v in batch(64, 64).items()}
+    cameras = projection.Cameras.of(given["c2w"], given["fovy"], 64, 64)
+    mine = rasterizer.rasterize(geometry.gaussians(), cameras)
+    theirs, _ = backend.rasterize(geometry.gaussians(), cameras)
+    for name in ("color", "depth", "normal", "opacity"):
+        torch.testing.assert_close(getattr(theirs, name), getattr(mine, name), atol=2e-2, rtol=0)

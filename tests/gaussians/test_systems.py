@@ -1,0 +1,211 @@
+"""The systems: losses by hand, density control after a step, and resuming across it bit for bit."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.runtime import toys
+from threestudio.registry import find
+from threestudio.run import run
+from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.errors import CheckpointError, ConfigError
+
+GEOMETRY = {
+    "init_num_pts": 80,
+    "opacity_init": 0.3,
+    "densification_interval": 2,
+    "densify_from_iter": 2,
+    "densify_grad_threshold": 1e-9,
+    "split_thresh": 0.15,
+    "prune_from_iter": 2,
+    "prune_interval": 2,
+    "min_opac_prune": 0.2,
+    "opacity_lr": 0.4,
+    "max_num": 300,
+}
+CAMERAS = {
+    "batch_size": 2,
+    "width": 12,
+    "height": 10,
+    "eval_width": 12,
+    "eval_height": 10,
+    "camera_distance_range": [2.5, 2.5],
+    "n_test_views": 2,
+}
+
+
+def config(root: Path, **system: Any) -> dict[str, Any]:
+    """The toy run with Gaussians, real cameras and a guidance that wants one colour."""
+    made = toys.config(root)
+    del made["system"]["optimizer"]
+    made["system"] |= {
+        "geometry_type": "gaussian-splatting",
+        "geometry": GEOMETRY,
+        "material_type": "no-material",
+        "background_type": "solid-color-background",
+        "renderer_type": "diff-gaussian-rasterizer",
+        "loss": {"lambda_sds": 1.0, "lambda_position": 0.1, "lambda_tv_loss": [0, 0.0, 1.0, 4]},
+        **system,
+    }
+    made |= {"data_type": "random-camera-datamodule", "data": CAMERAS}
+    made["system_type"] = "gaussian-splatting-system"
+    made["checkpoint"]["rolling_every_n_steps"] = 3
+    return made
+
+
+def trained(root: Path, *overrides: str, **system: Any) -> Any:
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "run.yaml"
+    path.write_text(yaml.safe_dump(config(root / "out", **system)))
+    return run(str(path), list(overrides))
+
+
+def build(name="gaussian-splatting-system", **system: Any) -> Any:
+    return find(name)(config(Path("out"), **system)["system"])
+
+
+def test_a_run_resumed_before_a_densification_equals_one_that_was_not_stopped(tmp_path):
+    """Stopped after step 2, whose density control has just changed the number, and again before
+    that of step 4. Weights, optimizer and statistics."""
+    whole = trained(tmp_path / "whole", "trainer.max_steps=6")
+    first = trained(tmp_path / "parts", "trainer.max_steps=3")
+    resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
+    second = trained(tmp_path / "parts", "trainer.max_steps=6", resume)
+    counts = [80, *(len(part.system.geometry.get_xyz) for part in (first, second))]
+    assert len(set(counts)) == 3
+    ends = [read_checkpoint(f"{r.trial_dir}/ckpts/last.ckpt") for r in (whole, second)]
+    for name, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][name]), name
+    states = [end["optimizer_states"][0]["state"] for end in ends]
+    for key, state in states[0].items():
+        for name, value in state.items():
+            assert torch.equal(value, states[1][key][name]), (key, name)
+            assert value.ndim == 0 or len(value) == counts[-1]
+    rates = [[g["lr"] for g in end["optimizer_states"][0]["param_groups"]] for end in ends]
+    assert rates[0] == rates[1]
+
+
+def test_a_finished_run_leaves_its_gaussians_and_can_be_tested_and_exported(tmp_path):
+    settings = {"exporter": {"texture_size": 16}}
+    settings["geometry"] = {**GEOMETRY, "isosurface_resolution": 16}
+    result = trained(tmp_path, "trainer.max_steps=3", **settings)
+    saved = Path(result.trial_dir, "save", "point_cloud.ply")
+    again = find("gaussian-splatting")({"geometry_convert_from": str(saved)})
+    assert torch.equal(again._xyz, result.system.geometry._xyz)
+    saved.unlink()
+    parsed = f"{result.trial_dir}/configs/parsed.yaml"
+    resume = [f"resume={result.trial_dir}/ckpts/last.ckpt"]
+    tested = run(parsed, resume, mode="test")
+    assert saved.is_file()
+    assert torch.equal(tested.system.geometry._xyz, result.system.geometry._xyz)
+    run(parsed, resume, mode="export")
+    assert Path(result.trial_dir, "save", "it3-export", "model.obj").is_file()
+
+
+def test_a_resumed_run_does_not_need_what_it_was_started_from(tmp_path):
+    start = tmp_path / "start.ply"
+    find("gaussian-splatting")({"init_num_pts": 90}).save_ply(str(start))
+    geometry = {**GEOMETRY, "geometry_convert_from": str(start), "densify_from_iter": 99}
+    result = trained(tmp_path / "run", "trainer.max_steps=1", geometry=geometry)
+    assert len(result.system.geometry.get_xyz) == 90
+    system = find("gaussian-splatting-system")(result.system.cfg, resumed=True)
+    assert len(system.geometry.get_xyz) == GEOMETRY["init_num_pts"]
+
+
+def test_a_checkpoint_of_another_degree_is_refused(tmp_path):
+    result = trained(tmp_path, "trainer.max_steps=1")
+    with pytest.raises(CheckpointError, match="_features_rest' is .*0, 3.* in the file and"):
+        trained(
+            tmp_path,
+            f"resume={result.trial_dir}/ckpts/last.ckpt",
+            "system.geometry.sh_degree=1",
+        )
+
+
+def test_density_control_sees_all_pictures_of_a_step(tmp_path, monkeypatch):
+    """Two pictures per batch, with gradients when it is told, and the number of the step."""
+    seen = []
+    model = type(build().geometry)
+
+    def note(self, iteration, **pictures):
+        grads = [points.grad is not None for points in pictures["viewspace_points"]]
+        seen.append((iteration, *(len(items) for items in pictures.values()), all(grads)))
+
+    monkeypatch.setattr(model, "update_states", note)
+    trained(tmp_path, "trainer.max_steps=3")
+    assert seen == [(step, 2, 2, 2, True) for step in range(3)]
+
+
+def test_regularisers_by_hand():
+    """Two Gaussians at (3, 4, 0) and the origin, scales 0.1 and 0.2, opacities 0.5 and 0.25."""
+    system = build("gaussian-splatting-mvdream-system")
+    geometry = system.geometry
+    geometry.resize(2)
+    with torch.no_grad():
+        geometry._xyz[0] = torch.tensor([3.0, 4.0, 0.0])
+        geometry._scaling[:] = torch.tensor([[0.1], [0.2]]).log()
+        geometry._opacity[:] = torch.tensor([[0.5], [0.25]]).logit()
+    image = torch.zeros(1, 2, 2, 3)
+    image[0, 0, 0] = 1.0
+    out = {"comp_rgb": image, "comp_depth": image[..., :1], "opacity": image[..., :1]}
+    values = {name: system.regularizer(name, out).item() for name in system.regularizers}
+    assert values["position"] == pytest.approx(2.5)
+    assert values["scales"] == pytest.approx(0.9)
+    assert values["opacity"] == pytest.approx(3**0.5 * (0.1 * 0.5 + 0.2 * 0.25))
+    # both directions have one difference of 1 among two
+    assert values["tv_loss"] == values["depth_tv_loss"] == pytest.approx(2.0)
+    assert values["sparsity"] == pytest.approx((3 * 0.1 + 1.01**0.5) / 4)
+    assert "sparsity" not in build().regularizers
+
+
+def test_other_parts_are_trained_beside_the_gaussians(tmp_path):
+    system = {
+        "optimizer": {"name": "Adam", "args": {"lr": 0.1}, "params": {"background": {"lr": 0.2}}},
+        "background": {"learned": True},
+        "renderer_type": "diff-gaussian-rasterizer-background",
+        "scheduler": {"name": "ConstantLR", "args": {"factor": 1.0}},
+    }
+    result = trained(tmp_path, "trainer.max_steps=2", **system)
+    assert (result.system.background.env_color != 1.0).all()
+    groups = {g["name"]: g for g in result.system.geometry.optimizer.param_groups}
+    assert groups["background"]["lr"] == 0.2 and groups["xyz"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize("params", [None, {}, 5, {"geometry": {"lr": 0.1}}, {"geometry._xyz": {}}])
+def test_an_optimizer_of_the_gaussians_is_refused(params):
+    block = {"name": "Adam", "args": {"lr": 0.1}}
+    block |= {} if params is None else {"params": params}
+    cls = find("gaussian-splatting-system")
+    faults = cls.check(build(optimizer=block).cfg)
+    assert any("must list the parts that are trained beside the geometry" in f for f in faults)
+    assert cls.check(build().cfg) == []
+
+
+def test_misspelt_weights_are_found_and_those_of_gaussians_are_known():
+    cls = find("gaussian-splatting-system")
+    assert cls.check(build(loss={"lambda_sds": 1.0, "lambda_opacity": 1.0}).cfg) == []
+    (fault,) = cls.check(build(loss={"lambda_depth_tvloss": 1.0}).cfg)
+    assert "has no key `lambda_depth_tvloss`. Did you mean `lambda_depth_tv_loss`" in fault
+
+
+def test_parts_that_are_not_gaussian_are_refused():
+    parts = {"geometry_type": "volume-grid", "geometry": {"grid_size": [4, 4, 4]}}
+    with pytest.raises(ConfigError, match="This system trains Gaussians"):
+        build(**parts, renderer_type="nerf-volume-renderer")
+
+
+@pytest.mark.parametrize(
+    ("world_size", "scaler", "message"),
+    [(2, None, "trained on one device"), (1, object(), "Set `trainer.precision=32-true`")],
+)
+def test_several_devices_and_float16_are_refused(monkeypatch, world_size, scaler, message):
+    system = build()
+    plugin = SimpleNamespace(scaler=scaler)
+    trainer = SimpleNamespace(world_size=world_size, precision_plugin=plugin)
+    monkeypatch.setattr(type(system), "trainer", trainer)
+    with pytest.raises(ConfigError, match=message):
+        system.on_fit_start()
