@@ -69,7 +69,7 @@ def test_the_deviation_has_a_floor():
     """Differences of 1e-4 are divided by 0.01, not by their own deviation."""
     scores = [1e-4 * s for s in FIRST]
     found = score(load({"a": fixed(scores)}, min_std=0.01))
-    means = torch.tensor([[2.0, 1.0], [3.0, 5.0], [9.0, 6.0]])
+    means = torch.tensor([[2.0, 1.0], [3.0, 5.0], [9.0, 6.0]], dtype=torch.float64)
     assert torch.allclose(found, 0.01 * (means - means.mean(dim=0)), atol=1e-6)
 
 
