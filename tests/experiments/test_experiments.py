@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "custom/threestudio-reward-sds/experiments").glob("*.yaml"))
 CONFIGS = ROOT / "custom/threestudio-reward-sds/configs"
 PAIRS = {
+    CONFIGS / "blocks-dreamfusion-sds.yaml": CONFIGS / "blocks-dreamfusion-reward-sds.yaml",
+    CONFIGS / "blocks-prolificdreamer-vsd.yaml": CONFIGS / "blocks-prolificdreamer-reward-vsd.yaml",
     CONFIGS / "blocks-mvdream-vsd.yaml": CONFIGS / "blocks-mvdream-reward-vsd.yaml",
     CONFIGS / "blocks-mvdream-sds.yaml": CONFIGS / "blocks-mvdream-reward-sds.yaml",
     ROOT / "configs/dreamfusion-if.yaml": CONFIGS / "dreamfusion-if-reward-sds.yaml",
