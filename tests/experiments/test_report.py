@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from plan import Evaluation, Experiment, Trial
-from report import check_floor, draw_gallery, floor_table, method_table, relation_table, render
+from report import (
+    baseline_of,
+    check_floor,
+    draw_gallery,
+    floor_table,
+    method_table,
+    relation_table,
+    render,
+)
 from tests.experiments.samples import ROW
 
 CAPTIONS = ("a red cube on top of a blue cone", "a red cube under a blue cone")
@@ -50,6 +58,14 @@ def test_relations(by_method):
 
 
 @pytest.mark.parametrize(
+    ("method", "baseline"),
+    [("sds", None), ("mean-sds", "sds"), ("reward-vsd", "vsd"), ("vsd", None)],
+)
+def test_a_method_is_compared_with_the_one_that_its_name_ends_in(method, baseline):
+    assert baseline_of(method, ["sds", "mean-sds", "vsd", "reward-vsd"]) == baseline
+
+
+@pytest.mark.parametrize(
     "limits, met",
     [
         ({"at_least": 50}, True),
@@ -82,7 +98,7 @@ def test_page_and_gallery(by_method, tmp_path, monkeypatch):
         Image.new("RGB", (256, 64), (200, 30, 30)).save(path)
     assert draw_gallery(experiment, rows, 2, tmp_path / "g.png") is True
     assert Image.open(tmp_path / "g.png").size[0] > 2 * 256
-    page = render(experiment, rows, "sds", "g.png")
+    page = render(experiment, rows, "g.png")
     assert "8 of 8 runs on 2 captions" in page
-    assert "| reward-sds | 4 | +50.0 [" in page
+    assert "| reward-sds minus sds | 4 | +50.0 [" in page
     assert "(g.png)" in page

@@ -7,6 +7,7 @@ Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.p
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,9 +32,6 @@ def main(argv: list[str] | None = None) -> int:
     """Write the report; exit code 2 if there is nothing to report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", help="experiment YAML")
-    parser.add_argument(
-        "--baseline", default="sds", help="method that the others are compared with"
-    )
     parser.add_argument("--per-relation", type=int, default=2, help="captions in the picture")
     args = parser.parse_args(argv)
     prepare(threads=1)
@@ -45,9 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     picture = experiment.table.with_suffix(".png")
     drawn = draw_gallery(experiment, rows, args.per_relation, picture)
     page = experiment.table.with_suffix(".md")
-    page.write_text(
-        render(experiment, rows, args.baseline, picture.name if drawn else None), encoding="utf-8"
-    )
+    page.write_text(render(experiment, rows, picture.name if drawn else None), encoding="utf-8")
     sys.stdout.write(f"{page}\n")
     return 0
 
@@ -58,7 +54,7 @@ def planned_rows(experiment: Experiment) -> list[Row]:
     return [row for row in read_rows(experiment.table) if (row.key, row.config) in wanted]
 
 
-def render(experiment: Experiment, rows: list[Row], baseline: str, picture: str | None) -> str:
+def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
     """Write the report's markdown."""
     by_method = {
         m: [row for row in rows if row.method == m]
@@ -72,10 +68,10 @@ def render(experiment: Experiment, rows: list[Row], baseline: str, picture: str 
         _commands(experiment),
         _machine(rows),
         "## Rates\n\n" + method_table(by_method),
-        f"## Against {baseline}\n\nPoints, paired by caption and seed, with 95 % intervals "
+        "## Against the baseline\n\nPoints, paired by caption and seed, with 95 % intervals "
         "(bootstrap clustered by caption, 10,000 resamples). A run draws from sha256(caption, "
         "seed): the methods of a pair share their noise, two captions do not.\n\n"
-        + difference_table(by_method, baseline),
+        + difference_table(by_method),
     ]
     if experiment.floors:
         parts.append("## What was asked\n\n" + floor_table(by_method, experiment.floors))
@@ -121,21 +117,27 @@ def method_table(by_method: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def difference_table(by_method: dict[str, list[Row]], baseline: str) -> str:
-    """Every other method minus the baseline."""
+def baseline_of(method: str, methods: Collection[str]) -> str | None:
+    """Return the method that another one's name ends in: "sds" of "reward-sds"."""
+    return next((name for name in methods if method.endswith(f"-{name}")), None)
+
+
+def difference_table(by_method: dict[str, list[Row]]) -> str:
+    """Every method minus its baseline."""
     lines = [
-        f"| method minus {baseline} | pairs | relation | shape and colour | all | reward |",
+        "| difference | pairs | relation | shape and colour | all | reward |",
         "|---|---|---|---|---|---|",
     ]
     for method in by_method:
-        if method == baseline or baseline not in by_method:
+        baseline = baseline_of(method, by_method)
+        if baseline is None:
             continue
         found = {m: compare(by_method, method, baseline, m) for m in MEASURES}
         cells = " | ".join(
             _format(interval, 2 if measure == "reward" else 1)
             for measure, interval in found.items()
         )
-        lines.append(f"| {method} | {found['relation'].pairs} | {cells} |")
+        lines.append(f"| {method} minus {baseline} | {found['relation'].pairs} | {cells} |")
     return "\n".join(lines)
 
 
