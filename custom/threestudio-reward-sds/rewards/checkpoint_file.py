@@ -97,8 +97,11 @@ def verify(file: str, sha256: str, key: str, checksum_key: str) -> None:
     Raises:
         UserError: They differ.
     """
+    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        while part := stream.read(2**20):
+            digest.update(part)
+    found = digest.hexdigest()
     if found != sha256.lower():
         raise UserError(
             f"The weights '{file}' have the SHA-256 checksum {found}, but `{checksum_key}` is "
