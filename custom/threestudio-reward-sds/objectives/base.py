@@ -1,7 +1,7 @@
 """The objective's interface: one unreduced gradient per candidate, without knowing its reward."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Dict, List
+from typing import Any, Callable, ClassVar, Dict, List
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,6 @@ class AbstractObjective(BaseModule, ABC):
     def attach(self, prior: AbstractPrior) -> None:
         """Add to the prior what the objective trains, and register it; called once."""
 
-    @abstractmethod
     def gradient(
         self,
         latents: Float[Tensor, "B c h w"],
@@ -45,6 +44,7 @@ class AbstractObjective(BaseModule, ABC):
             denoiser: The prior with prompt and cameras fixed.
             mask: Candidates of non-zero weight. The others are not evaluated and return 0.
         """
+        return _only(self.residual, latents, candidates, denoiser, mask)
 
     def image_gradient(
         self,
@@ -53,7 +53,7 @@ class AbstractObjective(BaseModule, ABC):
         denoiser: Denoiser,
         mask: Bool[Tensor, "K G"],
     ) -> Float[Tensor, "K B 3 H W"]:
-        """Return the gradient of the image loss, asked for if the objective has `use_img_loss`.
+        """Return the same of the image loss, asked for if the objective has `use_img_loss`.
 
         Args:
             images: Renders in [0, 1] at the size that the prior decodes to, without gradient.
@@ -61,6 +61,26 @@ class AbstractObjective(BaseModule, ABC):
             denoiser: As for `gradient`.
             mask: As for `gradient`.
         """
+        return _only(self.image_residual, images, candidates, denoiser, mask)
+
+    @abstractmethod
+    def residual(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K B"],
+    ) -> Float[Tensor, "K B c h w"]:
+        """Return the gradient of each candidate; where `mask` is false it may be anything."""
+
+    def image_residual(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        candidates: Candidates,
+        denoiser: Denoiser,
+        mask: Bool[Tensor, "K B"],
+    ) -> Float[Tensor, "K B 3 H W"]:
+        """Return the same of the image loss."""
         raise NotImplementedError
 
     def auxiliary_losses(
@@ -71,3 +91,17 @@ class AbstractObjective(BaseModule, ABC):
     ) -> Dict[str, Float[Tensor, ""]]:
         """Return losses of the objective's own trainable parts as `loss_...`; none by default."""
         return {}
+
+
+def _only(
+    residual: Callable[..., Tensor],
+    renders: Float[Tensor, "B c h w"],
+    candidates: Candidates,
+    denoiser: Denoiser,
+    mask: Bool[Tensor, "K G"],
+) -> Float[Tensor, "K B c h w"]:
+    """Evaluate a residual for the candidates of `mask`, and return 0 for the others."""
+    image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
+    with torch.no_grad():
+        found = residual(renders, candidates, denoiser, image_mask)
+    return torch.where(image_mask[..., None, None, None], found, torch.zeros_like(found))

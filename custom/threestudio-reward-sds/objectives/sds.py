@@ -100,35 +100,29 @@ class SDSObjective(AbstractObjective):
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
-        self.residual = self._reconstruction if self.cfg.recon_loss else self._noise_residual
 
-    def gradient(
+    def residual(
         self,
         latents: Float[Tensor, "B c h w"],
         candidates: Candidates,
         denoiser: Denoiser,
-        mask: Bool[Tensor, "K G"],
+        mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B c h w"]:
-        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
-        with torch.no_grad():
-            residual = self.residual(latents, candidates, denoiser, image_mask)
-        return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+        form = self._reconstruction if self.cfg.recon_loss else self._noise_residual
+        return form(latents, candidates, denoiser, mask)
 
-    @torch.no_grad()
-    def image_gradient(
+    def image_residual(
         self,
         images: Float[Tensor, "B 3 H W"],
         candidates: Candidates,
         denoiser: Denoiser,
-        mask: Bool[Tensor, "K G"],
+        mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B 3 H W"]:
-        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, images)
         scale = denoiser.guided_scale(self.cfg.guidance_scale)
-        noise_pred = candidates.prediction(denoiser, image_mask).guided(scale)
+        noise_pred = candidates.prediction(denoiser, mask).guided(scale)
         weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma) * alpha / sigma
-        difference = images - decoded_x0(noise_pred, candidates, denoiser, image_mask)
-        return image_mask[..., None, None, None] * weight * difference
+        return weight * (images - decoded_x0(noise_pred, candidates, denoiser, mask))
 
     def _noise_residual(
         self,

@@ -5,7 +5,7 @@ What is distilled is the difference between the pretrained noise prediction and 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -71,36 +71,36 @@ class VSDObjective(AbstractObjective):
     def attach(self, prior: AbstractPrior) -> None:
         self.adapter = prior.adapt(self.cfg.lora_rank)
 
-    def gradient(
+    def residual(
         self,
         latents: Float[Tensor, "B c h w"],
         candidates: Candidates,
         denoiser: Denoiser,
-        mask: Bool[Tensor, "K G"],
+        mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B c h w"]:
-        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
         _, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
-        prior = candidates.prediction(denoiser, image_mask).guided(self.cfg.guidance_scale)
-        lora = self._lora_prediction(candidates, denoiser.adapted, image_mask)
-        residual = sigma**2 * (prior - lora)
-        return torch.where(image_mask[..., None, None, None], residual, torch.zeros_like(residual))
+        prior, lora = self._predictions(candidates, denoiser, mask)
+        return sigma**2 * (prior - lora)
 
-    @torch.no_grad()
-    def image_gradient(
+    def image_residual(
         self,
         images: Float[Tensor, "B 3 H W"],
         candidates: Candidates,
         denoiser: Denoiser,
-        mask: Bool[Tensor, "K G"],
+        mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B 3 H W"]:
-        image_mask = mask.repeat_interleave(denoiser.prior.num_views, dim=1)  # [K B]
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, images)
-        noise_preds = (
-            self._lora_prediction(candidates, denoiser.adapted, image_mask),
-            candidates.prediction(denoiser, image_mask).guided(self.cfg.guidance_scale),
+        prior, lora = (
+            decoded_x0(noise_pred, candidates, denoiser, mask)
+            for noise_pred in self._predictions(candidates, denoiser, mask)
         )
-        lora, prior = (decoded_x0(n, candidates, denoiser, image_mask) for n in noise_preds)
-        return sigma * alpha * (lora - prior)  # sigma^2 alpha / sigma
+        return sigma * alpha * (lora - prior)  # w(t) alpha / sigma
+
+    def _predictions(
+        self, candidates: Candidates, denoiser: Denoiser, mask: Bool[Tensor, "K B"]
+    ) -> Tuple[Float[Tensor, "K B c h w"], Float[Tensor, "K B c h w"]]:
+        prior = candidates.prediction(denoiser, mask).guided(self.cfg.guidance_scale)
+        return prior, self._lora_prediction(candidates, denoiser.adapted, mask)
 
     def _lora_prediction(
         self, candidates: Candidates, adapted: Denoiser, mask: Bool[Tensor, "K B"]
