@@ -50,7 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="path of the YAML")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="path of the YAML; more YAMLs may follow, settings of later ones win",
+    )
     parser.add_argument(
         "--gpu",
         default="0",
@@ -118,8 +122,15 @@ def _run(args: argparse.Namespace, mode: str, argv: list[str]) -> int:
     if not torch.cuda.is_available():
         info("No GPU found: running on the CPU.")
     command = f"python launch.py {shlex.join(argv)}\n{args}"
-    result = run(args.config, args.overrides, mode=mode, command=command)
+    configs = [args.config, *(word for word in args.overrides if _is_yaml(word))]
+    overrides = [word for word in args.overrides if not _is_yaml(word)]
+    result = run(configs, overrides, mode=mode, command=command)
     return TERMINATED if result.terminated else 0
+
+
+def _is_yaml(word: str) -> bool:
+    """Tell whether a word without a flag is a further YAML rather than an override."""
+    return "=" not in word and word.endswith((".yaml", ".yml"))
 
 
 def is_for_user(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import pytorch_lightning as pl
 import torch
@@ -45,7 +45,7 @@ class RunResult:
 
 
 def run(
-    config_path: str,
+    config_path: Union[str, Sequence[str]],
     overrides: Sequence[str] = (),
     mode: str = "train",
     command: Optional[str] = None,
@@ -53,7 +53,7 @@ def run(
     """Train (and then test), validate, test or export what a YAML describes.
 
     Args:
-        config_path: The YAML.
+        config_path: The YAML, or several that are merged; settings of later ones win.
         overrides: `key=value` settings, the last ones win.
         mode: `"train"`, `"validate"`, `"test"` or `"export"`.
         command: Command line to note in `cmd.txt`.
@@ -63,9 +63,10 @@ def run(
     """
     if mode not in MODES:
         raise ConfigError(f"Unknown mode '{mode}'. Use {', '.join(MODES)}.")
+    paths = [config_path] if isinstance(config_path, str) else list(config_path)
     load_extensions()
     num_gpus = max(torch.cuda.device_count(), 1)
-    merged = merge_configs(config_path, cli_args=list(overrides), n_gpus=num_gpus)
+    merged = merge_configs(*paths, cli_args=list(overrides), n_gpus=num_gpus)
     check_config(merged)
     if not uses_several_gpus(merged.get("trainer") or {}):
         merged.n_gpus = 1
@@ -77,7 +78,7 @@ def run(
         with warnings.catch_warnings():
             silence_lightning()
             trainer = (
-                make_training_trainer(cfg, config_path)
+                make_training_trainer(cfg, paths)
                 if mode == "train"
                 else make_trainer(cfg, logger=False, enable_checkpointing=False)
             )

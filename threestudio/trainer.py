@@ -75,16 +75,16 @@ def make_trainer(cfg: Any, **kwargs: Any) -> pl.Trainer:
         raise ConfigError(f"The `trainer` block cannot be used: {error}") from error
 
 
-def make_training_trainer(cfg: Any, config_path: str) -> pl.Trainer:
+def make_training_trainer(cfg: Any, config_paths: list[str]) -> pl.Trainer:
     """Build the trainer of a training run: with callbacks, loggers and checkpoints."""
     loggers = [
         TensorBoardLogger(cfg.trial_dir, name="tb_logs"),
         CSVLogger(cfg.trial_dir, name="csv_logs"),
     ]
-    return make_trainer(cfg, callbacks=_callbacks(cfg, config_path), logger=loggers)
+    return make_trainer(cfg, callbacks=_callbacks(cfg, config_paths), logger=loggers)
 
 
-def _callbacks(cfg: Any, config_path: str) -> list[pl.Callback]:
+def _callbacks(cfg: Any, config_paths: list[str]) -> list[pl.Callback]:
     folder = os.path.join(cfg.trial_dir, "ckpts")
     settings = to_plain(cfg.checkpoint)
     rolling = settings.pop("rolling_every_n_steps", 250)
@@ -96,7 +96,7 @@ def _callbacks(cfg: Any, config_path: str) -> list[pl.Callback]:
         LearningRateMonitor(logging_interval="step"),
         CodeSnapshotCallback(os.path.join(cfg.trial_dir, "code"), use_version=False),
         ConfigSnapshotCallback(
-            config_path, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False
+            config_paths, cfg, os.path.join(cfg.trial_dir, "configs"), use_version=False
         ),
     ]
     if cfg.trainer.get("enable_progress_bar", True):

@@ -1,6 +1,8 @@
 """Every committed YAML: right as it stands, and it trains, resumes and tests in this process."""
 
 import csv
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,20 @@ from threestudio.utils.config_check import config_faults
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_STAGES = {
-    "magic3d-refine-sd": "magic3d-coarse-sd.yaml",
-    "prolificdreamer-geometry": "sd21-nerf.yaml",
+    "magic3d-refine-sd": "magic3d-coarse-sd",
+    "prolificdreamer-geometry": "prolificdreamer",
+    "prolificdreamer-geometry-reward-sds": "prolificdreamer",
+    "prolificdreamer-texture": "prolificdreamer-geometry",
+    "prolificdreamer-texture-reward-vsd": "prolificdreamer-geometry",
 }
-"""Second stages, and what they can start from."""
-CONFIGS = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")])
+"""Later stages, and what they can start from."""
+BLOCKS = ROOT / "configs/tiny-blocks.yaml"
+"""What replaces the models and sizes of another YAML."""
+CONFIGS = sorted({*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS})
+TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
+"""What `tiny-blocks.yaml` is for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
+Starter = Callable[[str], list[str]]
+"""Of a YAML's name, the overrides that start it from the stage before."""
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +54,20 @@ def losses(trial_dir: str) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def started_from(path: Path, world: dict[str, str], out: Path) -> list[str]:
-    """Return the override that a second stage needs: a checkpoint of a first one."""
-    if path.stem not in FIRST_STAGES:
-        return []
-    first = ROOT / "configs" / FIRST_STAGES[path.stem]
-    made = run(str(first), [*tiny(first, world, out), "trainer.max_steps=1"])
-    return [f"system.geometry_convert_from={made.trial_dir}/ckpts/last.ckpt"]
+@pytest.fixture(scope="module")
+def started(world: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    """Train first stages when they are needed, each once."""
+
+    @cache
+    def start(name: str) -> list[str]:
+        if name not in FIRST_STAGES:
+            return []
+        first = ROOT / f"configs/{FIRST_STAGES[name]}.yaml"
+        short = [*tiny(first, world, tmp_path_factory.mktemp("first")), "trainer.max_steps=1"]
+        made = run(str(first), short + start(first.stem))
+        return [f"system.geometry_convert_from={made.trial_dir}/ckpts/last.ckpt"]
+
+    return start
 
 
 def test_there_are_configs():
@@ -58,25 +76,97 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], tmp_path: Path):
-    paths = [text for text in tiny(path, world, tmp_path) if "pretrained" in text or "ckpt" in text]
+    paths = [text for text in tiny(path, world, tmp_path) if "_path=" in text]
     prompt = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         prompt.append("system.geometry_convert_from=null")
-    assert config_faults(merge_to_plain(path, [*paths, *prompt])) == []
+    assert config_faults(merge_to_plain(path, overrides=[*paths, *prompt])) == []
     header = path.read_text().split("\nname:")[0]
     for word in ("Reproduces:", "Command:", "Cost:"):
         assert word in header
 
 
-def merge_to_plain(path: Path, overrides: list[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(merge_configs(str(path), cli_args=overrides))
+def merge_to_plain(*paths: Path, overrides: list[str]) -> dict[str, Any]:
+    return OmegaConf.to_container(merge_configs(*map(str, paths), cli_args=overrides))
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> None:
+    """Put the embedded models where a run from the repository's root finds them."""
+    (tmp_path / "load").symlink_to(ROOT / "load")
+
+
+@pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
+def test_tiny_blocks_fits_over_every_config(path: Path, assets: None):
+    more = ["system.prompt_processor.prompt=a cube"]
+    if path.stem in FIRST_STAGES:
+        more.append("system.geometry_convert_from=null")
+    merged = merge_to_plain(path, BLOCKS, overrides=more)
+    assert config_faults(merged) == []
+    folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
+    assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
+
+
+@pytest.mark.slow
+def test_tiny_blocks_trains_on_the_embedded_models(assets: None, tmp_path: Path):
+    (path,) = (path for path in CONFIGS if path.stem == "prolificdreamer-reward-vsd")
+    cpu = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=2"]
+    prompt = "system.prompt_processor.prompt=a red cube on the left of a blue sphere"
+    made = run([str(path), str(BLOCKS)], [*cpu, prompt])
+    assert Path(made.trial_dir).is_relative_to("outputs/tiny-blocks/prolificdreamer-reward-vsd")
+    assert len(losses(made.trial_dir)) == 2
+    assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
+
+
+UPSTREAM = {
+    "prolificdreamer": ["system.guidance.pretrained_model_name_or_path_lora=a/b"],
+    "prolificdreamer-geometry": ["system.loss.lambda_z_variance=0"],
+    "prolificdreamer-texture": ["system.guidance.pretrained_model_name_or_path_lora=a/b"],
+    "mvdream-sd21": ["system.guidance.model_name=sd-v2.1-base-4view"],
+    "magic3d-refine-sd": ["system.geometry.fix_geometry=false"],
+}
+"""What upstream's YAMLs say and ours do not."""
+OFFICIAL = [
+    "data_type=reward-mvdream-random-multiview-camera-datamodule",
+    "system_type=reward-mvdream-system",
+    "system.background_type=reward-mvdream-neural-environment-map-background",
+    "system.guidance_type=reward-mvdream-multiview-diffusion-guidance",
+    "system.guidance.reward_strategy=min-max",
+    "system.guidance.reward_model=image-reward",
+    "system.guidance.n_noises=7",
+    "system.guidance.reward_duration=0.7",
+    "system.guidance.num_of_training_steps=${trainer.max_steps}",
+]
+"""What the official release's YAMLs say instead of MVDream's."""
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_upstream_keys_are_accepted(name: str, world: dict[str, str], tmp_path: Path):
+    path = ROOT / f"configs/{name}.yaml"
+    stage = ["system.geometry_convert_from=null"] if name in FIRST_STAGES else []
+    overrides = [*tiny(path, world, tmp_path), *stage, *UPSTREAM[name]]
+    assert config_faults(merge_to_plain(path, overrides=overrides)) == []
+
+
+@pytest.mark.slow
+def test_the_official_yaml_trains(world: dict[str, str], tmp_path: Path):
+    for hub_id in ("zai-org/ImageReward", "google-bert/bert-base-uncased"):
+        (tmp_path / hub_id).parent.mkdir()
+        (tmp_path / hub_id).symlink_to(world["image-reward"])
+    path = ROOT / "configs/mvdream-sd21.yaml"
+    short = [*tiny(path, world, tmp_path / "out"), *OFFICIAL, "trainer.max_steps=2"]
+    made = run(str(path), short)
+    with next(Path(made.trial_dir).glob("csv_logs/*/metrics.csv")).open() as file:
+        logged = [float(r["train/candidates"]) for r in csv.DictReader(file) if r["train/loss"]]
+    assert logged == [7, 1], "the reward is used in 0.7 of two steps, rounded down"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_resumes_tests_and_exports(path: Path, world: dict[str, str], tmp_path: Path):
-    short = tiny(path, world, tmp_path / "out")
-    short += started_from(path, world, tmp_path / "first")
+def test_config_trains_resumes_tests_and_exports(
+    path: Path, world: dict[str, str], started: Starter, tmp_path: Path
+):
+    short = tiny(path, world, tmp_path / "out") + started(path.stem)
     short += ["trainer.max_steps=4", "checkpoint.every_n_train_steps=2", "checkpoint.save_top_k=-1"]
     first = run(str(path), short)
     whole = {name: value.clone() for name, value in first.system.state_dict().items()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tests.helpers import tiny_models
+from tests.helpers import image_reward_reference, tiny_models
 
 TOKENS = 12
 
@@ -42,13 +42,25 @@ def save_pixel_prior(folder: Path) -> str:
 
 
 def save_world(folder: Path) -> dict[str, str]:
-    """Save a multi-view, a single-view and a pixel prior and a reward; return their paths."""
+    """Save a multi-view, a single-view and a pixel prior, and the parts of three rewards; return
+    their paths."""
     return {
         "multi-view": save_prior(folder / "multi-view"),
         "single-view": save_prior(folder / "single-view", camera=False),
         "pixels": save_pixel_prior(folder / "pixels"),
         "reward": tiny_models.save_clip(folder / "reward"),
+        "image-reward": image_reward_reference.save(folder / "image-reward"),
+        "aesthetic-head": tiny_models.save_aesthetic(folder / "aesthetic", "v1")["head_path"],
     }
+
+
+def reward_settings(name: str, world: dict[str, str]) -> dict[str, str]:
+    """Return the settings of a reward that say where its files are."""
+    if name == "image-reward":
+        path = world["image-reward"]
+        return {"pretrained_model_name_or_path": path, "tokenizer_name_or_path": path}
+    head = {"head_path": world["aesthetic-head"]} if name == "aesthetic" else {}
+    return {"pretrained_model_name_or_path": world["reward"], **head}
 
 
 def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[str]:
@@ -99,7 +111,8 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
         settings["system.geometry.pos_encoding_config.n_levels"] = 4
     if "reward_model" in system["guidance"]:
-        settings["system.guidance.reward_model.pretrained_model_name_or_path"] = world["reward"]
+        for key, path in reward_settings(system["guidance"]["reward_model_type"], world).items():
+            settings[f"system.guidance.reward_model.{key}"] = path
         settings["system.guidance.preview_steps"] = 1
         settings["system.guidance.sheet_every"] = 2
     return [f"{key}={value}" for key, value in settings.items()]

@@ -12,14 +12,20 @@ from run import block_captions
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "custom/threestudio-reward-sds/experiments").glob("*.yaml"))
 CONFIGS = ROOT / "custom/threestudio-reward-sds/configs"
-PAIRS = {
-    CONFIGS / "blocks-dreamfusion-sds.yaml": CONFIGS / "blocks-dreamfusion-reward-sds.yaml",
-    CONFIGS / "blocks-prolificdreamer-vsd.yaml": CONFIGS / "blocks-prolificdreamer-reward-vsd.yaml",
-    CONFIGS / "blocks-mvdream-vsd.yaml": CONFIGS / "blocks-mvdream-reward-vsd.yaml",
-    CONFIGS / "blocks-mvdream-sds.yaml": CONFIGS / "blocks-mvdream-reward-sds.yaml",
-    ROOT / "configs/dreamfusion-if.yaml": CONFIGS / "dreamfusion-if-reward-sds.yaml",
-    ROOT / "configs/sd21-nerf.yaml": CONFIGS / "sd21-nerf-reward-sds.yaml",
-}
+REWARDS = sorted(CONFIGS.glob("*-reward-*.yaml"))
+
+
+def plain(path):
+    """Return a YAML as plain data, not resolved."""
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def baseline_of(reward):
+    """Find `<name>-<kind>.yaml`, or else `<name>.yaml`, of `<name>-reward-<kind>[-<more>].yaml`."""
+    name, _, kind = reward.stem.partition("-reward-")
+    names = (f"{name}-{kind.split('-')[0]}", name)
+    paths = [folder / f"{n}.yaml" for n in names for folder in (CONFIGS, ROOT / "configs")]
+    return next(path for path in paths if path.exists())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -50,15 +56,46 @@ def test_the_demo_shows_a_caption_that_may_be_chosen():
     assert demo.CAPTION in block_captions("dev", 40)
 
 
-@pytest.mark.parametrize("baseline", PAIRS, ids=lambda path: path.stem)
-def test_a_pair_differs_in_the_guidance_block_only(baseline):
+@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
+def test_a_pair_differs_in_the_guidance_block_only(path):
     """And the reward's block keeps everything that the baseline's says."""
-    plain, reward = (
-        OmegaConf.to_container(OmegaConf.load(path)) for path in (baseline, PAIRS[baseline])
-    )
-    blocks = [config["system"].pop("guidance") for config in (plain, reward)]
-    for config in (plain, reward):
-        config["system"].pop("guidance_type")
-        config.pop("name")
-    assert plain == reward
+    baseline, reward = plain(baseline_of(path)), plain(path)
+    blocks = [config["system"].pop("guidance") for config in (baseline, reward)]
+    types = [config["system"].pop("guidance_type") for config in (baseline, reward)]
+    for config in (baseline, reward):
+        assert config.pop("name") in (path.stem, baseline_of(path).stem)
+    assert baseline == reward
     assert blocks[0].items() <= blocks[1].items()
+    assert types[1] == f"reward-{'vsd' if 'vsd' in types[0] else 'sds'}-guidance"
+
+
+def test_every_published_kind_of_run_has_a_pair():
+    stems = {path.stem: baseline_of(path).stem for path in REWARDS}
+    assert stems == {
+        "blocks-dreamfusion-reward-sds": "blocks-dreamfusion-sds",
+        "blocks-mvdream-reward-sds": "blocks-mvdream-sds",
+        "blocks-mvdream-reward-vsd": "blocks-mvdream-vsd",
+        "blocks-prolificdreamer-reward-vsd": "blocks-prolificdreamer-vsd",
+        "dreamfusion-if-reward-sds": "dreamfusion-if",
+        "dreamfusion-sd-reward-sds": "dreamfusion-sd",
+        "mvdream-sd21-reward-sds": "mvdream-sd21",
+        "mvdream-sd21-reward-sds-aesthetic": "mvdream-sd21",
+        "mvdream-sd21-reward-vsd": "mvdream-sd21-vsd",
+        "mvdream-sd21-shading-reward-sds": "mvdream-sd21-shading",
+        "prolificdreamer-geometry-reward-sds": "prolificdreamer-geometry",
+        "prolificdreamer-reward-vsd": "prolificdreamer",
+        "prolificdreamer-texture-reward-vsd": "prolificdreamer-texture",
+        "sd21-nerf-reward-sds": "sd21-nerf",
+        "sd21-nerf-reward-vsd": "sd21-nerf-vsd",
+    }
+
+
+def test_two_configs_show_the_effect_of_the_reward_and_differ_in_nothing_else():
+    configs = [plain(CONFIGS / f"mvdream-sd21-reward-sds{end}.yaml") for end in ("", "-aesthetic")]
+    rewards = [
+        [config["system"]["guidance"].pop(key) for key in ("reward_model_type", "reward_model")]
+        for config in configs
+    ]
+    names = [config.pop("name") for config in configs]
+    assert configs[0] == configs[1] and names[0] != names[1]
+    assert [name for name, _ in rewards] == ["image-reward", "aesthetic"]

@@ -1,15 +1,53 @@
-"""Baselines are presets of the same composition, and only where nobody else has their names."""
+"""Baselines and the official release are presets of one composition, and only where their names
+are free."""
+
+from pathlib import Path
 
 import pytest
+import torch
 
 import threestudio
-from tests.helpers.doubles import extension
+from tests.helpers import image_reward_reference, tiny_models
+from tests.helpers.doubles import Prompts, camera_batch, extension, render
 from threestudio import registry
 
 presets = extension("presets")
+OFFICIAL = "reward-mvdream-multiview-diffusion-guidance"
+
+OFFICIAL_YAML = {
+    "model_name": "sd-v2.1-base-4view",
+    "guidance_scale": 50.0,
+    "n_view": 4,
+    "min_step_percent": [0, 0.98, 0.02, 8000],
+    "max_step_percent": [0, 0.98, 0.5, 8000],
+    "recon_loss": True,
+    "recon_std_rescale": 0.5,
+}
+"""What the official release's YAMLs share with their baseline's."""
+OFFICIAL_FLAT = {
+    "reward_strategy": "min-max",
+    "reward_model": "image-reward",
+    "n_noises": 7,
+    "reward_duration": 0.7,
+    "num_of_training_steps": 10000,
+}
+"""What they add."""
+SPELLED_OUT = {
+    "prior_type": "mvdream-prior",
+    "n_noises": 7,
+    "reward_model_type": "image-reward",
+    "reward_strategy_type": "min-max",
+    "reward_strategy": {"num_best": 2, "num_worst": 2, "lambda_best": 0.9},
+    "reward_duration": 0.7,
+    "trainer_max_steps": 10000,
+    "preview_steps": 15,
+    "preview_spacing": "official",
+    "preview_guidance_scale": 50.0,
+}
+"""The same in our words."""
 
 
-@pytest.mark.parametrize("name", presets.BASELINES)
+@pytest.mark.parametrize("name", [*presets.BASELINES, OFFICIAL])
 def test_presets_are_the_same_class_with_other_defaults(name):
     cls = threestudio.find(name)
     assert issubclass(cls, extension("guidance").CandidateGuidance)
@@ -46,3 +84,48 @@ def test_a_taken_name_stays_with_its_owner():
         assert threestudio.find("stable-diffusion-guidance") is foreign
     finally:
         registry.restore(state)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Save a multi-view prior, and tiny rewards where the default paths find them."""
+    monkeypatch.chdir(tmp_path)
+    image_reward_reference.save(tmp_path / "zai-org/ImageReward")
+    image_reward_reference.save(tmp_path / "google-bert/bert-base-uncased")
+    return tiny_models.save_diffusion(tmp_path / "prior")
+
+
+def step(built, at=0):
+    """Return the losses and the gradient of one step on one scene of four views."""
+    built.do_update_step(0, at)
+    rgb = render(4, size=16, dtype=torch.float32)
+    prompts = Prompts(width=tiny_models.TEXT_WIDTH)
+    out = built(rgb, prompts, **camera_batch(4))
+    out["loss_sds"].backward()
+    return out, rgb.grad
+
+
+def test_the_official_block_is_what_its_spelled_out_settings_are(weights):
+    """It builds unchanged but for the path of the weights, and the step is the same to the bit."""
+    shared = {**OFFICIAL_YAML, "ckpt_path": weights}
+    official = threestudio.find(OFFICIAL)({**shared, **OFFICIAL_FLAT})
+    spelled = threestudio.find("reward-sds-guidance")({**shared, **SPELLED_OUT})
+    assert official.cfg == spelled.cfg
+    assert official.window.end == 7000
+    (ours, gradient), (theirs, expected) = step(official), step(spelled)
+    assert ours["candidates"] == 7 and ours["reward_std"] > 0
+    assert torch.equal(ours["reward"], theirs["reward"]) and torch.equal(gradient, expected)
+
+
+def test_the_defaults_of_the_official_release(weights):
+    built = threestudio.find(OFFICIAL)({"ckpt_path": weights})
+    cfg = built.cfg
+    assert (cfg.n_noises, cfg.reward_duration, cfg.trainer_max_steps) == (6, 0.5, 10000)
+    assert (cfg.reward_strategy_type, cfg.reward_model_type) == ("none", "image-reward")
+    assert built.objective.cfg.guidance_scale == 50.0 and built.objective.cfg.recon_loss
+    assert step(built)[0]["candidates"] == 1, "strategy none is the baseline"
+
+
+@pytest.mark.parametrize("part", presets.OFFICIAL_PARTS)
+def test_the_other_parts_of_the_official_release_are_those_of_mvdream(part):
+    assert threestudio.find(f"reward-{part}") is threestudio.find(part)

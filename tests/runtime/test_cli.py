@@ -45,8 +45,16 @@ def test_flags_and_overrides_may_be_mixed(calls: list, environment: dict[str, st
     )
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     path, overrides, kwargs = calls[0]
-    assert (path, overrides, kwargs["mode"]) == ("x.yaml", ["a.b=1", "prompt=a red cube"], "test")
+    assert (path, overrides, kwargs["mode"]) == (["x.yaml"], ["a.b=1", "prompt=a red cube"], "test")
     assert "'prompt=a red cube'" in kwargs["command"]
+
+
+def test_several_yamls_may_be_given_and_keep_their_order(calls: list):
+    words = ["--config", "a.yaml", "b.yaml", "--train", "weights=x.yaml", "c.yml", "stray"]
+    assert cli.main(words) == 0
+    paths, overrides, _ = calls[0]
+    assert paths == ["a.yaml", "b.yaml", "c.yml"]
+    assert overrides == ["weights=x.yaml", "stray"]
 
 
 def test_every_mode_is_a_flag_and_sigterm_is_an_exit_code(calls: list):

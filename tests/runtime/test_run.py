@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.runtime import toys
 from tests.runtime.comparing import assert_equal
@@ -257,6 +258,20 @@ def test_resuming_keeps_what_the_run_folder_has(tmp_path: Path):
     assert not list(first.rglob("*.tmp"))
     run(config, ["trainer.max_steps=2"], command="three")
     assert (first / "cmd.txt").read_text() == "three\n", "a fresh run writes its own notes"
+
+
+def test_several_yamls_are_one_run_and_raw_yaml_repeats_it(tmp_path: Path):
+    config, over = toys.write(tmp_path), tmp_path / "over.yaml"
+    over.write_text("trainer: {max_steps: 2}\nsystem: {loss: {lambda_sds: 3.0}}\n")
+    folder = Path(run([config, str(over)], ["system.loss.lambda_sparsity=0.5"]).trial_dir)
+    assert [row["step"] for row in rows(str(folder))] == ["0", "1"]
+    loss = OmegaConf.load(folder / "configs/parsed.yaml").system.loss
+    assert (loss.lambda_sds, loss.lambda_sparsity) == (3.0, 0.5)
+    raw = (folder / "configs/raw.yaml").read_text()
+    assert "every_n_train_steps: ${trainer.max_steps}" in raw
+    again = run(str(folder / "configs/raw.yaml"), ["name=again"])
+    loss = again.system.cfg.loss
+    assert (loss.lambda_sds, loss.lambda_sparsity) == (3.0, 0.0), "files, not overrides"
 
 
 def test_a_longer_continuation_names_both_overrides(

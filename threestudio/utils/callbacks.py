@@ -5,10 +5,12 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress import TQDMProgressBar
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -210,19 +212,20 @@ class CodeSnapshotCallback(VersionedCallback):
 class ConfigSnapshotCallback(VersionedCallback):
     """Writes the resolved configuration (`parsed.yaml`) and a copy of the YAML (`raw.yaml`).
 
-    A resumed run keeps the `raw.yaml` that is there: it is what the user wrote.
+    Of several YAMLs `raw.yaml` is the merge, not resolved. A resumed run keeps the `raw.yaml` that
+    is there: it is what the user wrote.
     """
 
     def __init__(
         self,
-        config_path: str,
+        config_path: Union[str, Sequence[str]],
         config: Any,
         save_root: str,
         version: Optional[int] = None,
         use_version: bool = True,
     ) -> None:
         super().__init__(save_root, version, use_version)
-        self.config_path = config_path
+        self.config_paths = [config_path] if isinstance(config_path, str) else list(config_path)
         self.config = config
 
     @rank_zero_only
@@ -230,10 +233,12 @@ class ConfigSnapshotCallback(VersionedCallback):
         """Write both files."""
         os.makedirs(self.savedir, exist_ok=True)
         raw = os.path.join(self.savedir, "raw.yaml")
-        exists = os.path.exists(raw)
-        keep = exists and (self.config.resume or os.path.samefile(self.config_path, raw))
-        if not keep:
-            shutil.copyfile(self.config_path, raw)
+        first, *later = self.config_paths
+        keep = os.path.exists(raw) and (self.config.resume or os.path.samefile(first, raw))
+        if later and not keep:
+            dump_config(raw, OmegaConf.merge(*map(OmegaConf.load, self.config_paths)))
+        elif not keep:
+            shutil.copyfile(first, raw)
         dump_config(os.path.join(self.savedir, "parsed.yaml"), self.config)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
