@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from threestudio.extensions import load_extensions
+from threestudio.utils.misc import set_cpu_only
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,3 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(needs_cuda)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compute on the CPU, also where there is a CUDA device, unless a test is marked `gpu`.
+
+    This comes before fixtures of any scope are made.
+    """
+    set_cpu_only(item.get_closest_marker("gpu") is None)

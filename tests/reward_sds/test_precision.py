@@ -6,6 +6,7 @@ import torch
 import threestudio
 from tests.helpers.doubles import Prompts, camera_batch, guidance
 from tests.helpers.tiny_models import TEXT_WIDTH, save_clip, save_diffusion
+from threestudio.utils.misc import get_device
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,12 @@ def folders(tmp_path_factory):
 def test_gpu_tests_never_run_without_a_device():
     """Fails where the skip in `conftest.py` does not fire."""
     assert torch.cuda.is_available()
+
+
+def test_other_tests_compute_on_the_cpu(monkeypatch):
+    """Fails where the hook in `conftest.py` does not set it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert get_device().type == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from run import load_extensions, prepare
@@ -85,12 +85,12 @@ def measure(kind: str, candidates: int, previews: int, steps: int) -> dict[str, 
         Median seconds and network images of a step; peak memory in MB above what was in use before
         the first step.
     """
-    system, dataset = build(kind, candidates, previews)
-    guide = one_at_a_time if kind == "loop" and candidates > 1 else _guide
+    system, dataset = build(*_case(kind, candidates, previews))
+    guide = one_at_a_time if kind == "loop" and candidates > 1 else guide_by_config
     before = _peak_mb(system.device)
     seconds, images = [], []
     for index in range(WARM_UP + steps):
-        batch = _to(dataset.collate([]), system.device)
+        batch = to_device(dataset.collate([]), system.device)
         started = time.perf_counter()
         images.append(step(system, batch, guide))
         seconds.append(time.perf_counter() - started)
@@ -102,17 +102,21 @@ def measure(kind: str, candidates: int, previews: int, steps: int) -> dict[str, 
     }
 
 
-def build(kind: str, candidates: int, previews: int) -> tuple[Any, Any]:
-    """Build the system of a case on the best device, and its training cameras."""
+def _case(kind: str, candidates: int, previews: int) -> tuple[str, list[str]]:
+    """Return config and overrides of a case."""
+    if kind == "sds":
+        return SDS, []
+    counts = {"n_noises": candidates, "preview_steps": previews, "sheet_every": 0}
+    return REWARD, [f"system.guidance.{key}={count}" for key, count in counts.items()]
+
+
+def build(config_file: str, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """Build the system of a config on the best device, and its training cameras."""
     load_extensions()
     torch = importlib.import_module("torch")
     threestudio = importlib.import_module("threestudio")
-    overrides = list(SCENE)
-    if kind != "sds":
-        overrides += [f"system.guidance.n_noises={candidates}"]
-        overrides += [f"system.guidance.preview_steps={previews}", "system.guidance.sheet_every=0"]
     merge = importlib.import_module("threestudio.utils.config").merge_configs
-    config = merge(SDS if kind == "sds" else REWARD, cli_args=overrides)
+    config = merge(config_file, cli_args=[*SCENE, *overrides])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     system = threestudio.find(config.system_type)(config.system).to(device)
@@ -135,9 +139,15 @@ def step(system: Any, batch: dict[str, Any], guide: Guide) -> float:
     return float(images)
 
 
-def _guide(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any, float]:
+def guide_by_config(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any, float]:
+    """Call the guidance as it is."""
     out = system.guidance(render, system.prompt_utils, **batch)
-    return out["loss_sds"], out["unet_calls"]
+    return total_loss(out), out["unet_calls"]
+
+
+def total_loss(out: dict[str, Any]) -> Any:
+    """Return the sum of what a guidance has to minimise."""
+    return sum(value for name, value in out.items() if name.startswith("loss_"))
 
 
 def one_at_a_time(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any, float]:
@@ -167,7 +177,7 @@ def one_at_a_time(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any,
     return parts.surrogate_loss(latents, gradient), denoiser.images_evaluated
 
 
-def _to(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
     return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
 
 
