@@ -81,8 +81,15 @@ def test_difference_floors(by_method, limits, met):
 
 
 def test_unmet_floor_is_said_aloud(by_method):
-    table = floor_table(by_method, [{"measure": "looks", "method": "reward-sds", "at_least": 80}])
+    floors = [{"measure": "looks", "method": "reward-sds", "at_least": 80}]
+    table = floor_table(by_method, floors, {"reward-sds": 4})
     assert "| looks: reward-sds at least 80 | 75.0 | **no** |" in table
+
+
+def test_an_unfinished_floor_is_not_judged(by_method):
+    floors = [{"measure": "looks", "method": "reward-sds", "at_least": 80}]
+    table = floor_table(by_method, floors, {"reward-sds": 5})
+    assert "| looks: reward-sds at least 80 | 4 of 5 runs are made | - |" in table
 
 
 def test_page_and_gallery(by_method, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.p
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -74,7 +75,8 @@ def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
         + difference_table(by_method),
     ]
     if experiment.floors:
-        parts.append("## What was asked\n\n" + floor_table(by_method, experiment.floors))
+        planned = Counter(trial.method for trial in experiment.trials)
+        parts.append("## What was asked\n\n" + floor_table(by_method, experiment.floors, planned))
     parts.append("## Relation right, by relation\n\n" + relation_table(by_method))
     if picture:
         parts.append(
@@ -154,14 +156,28 @@ def relation_table(by_method: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def floor_table(by_method: dict[str, list[Row]], floors: list[dict[str, Any]]) -> str:
-    """Compare the result with what the experiment's YAML asks for."""
+def floor_table(
+    by_method: dict[str, list[Row]], floors: list[dict[str, Any]], planned: Mapping[str, int]
+) -> str:
+    """Compare the result with what the experiment's YAML asks for, once all its runs are made.
+
+    Args:
+        by_method: Rows of each method.
+        floors: What is asked.
+        planned: How many rows each method will have.
+    """
     lines = ["| asked | found | met |", "|---|---|---|"]
     for floor in floors:
         if not {floor["method"], floor.get("minus", floor["method"])} <= set(by_method):
             continue
         name, found, met = check_floor(by_method, floor)
-        lines.append(f"| {name} | {found} | {'yes' if met else '**no**'} |")
+        done, wanted = len(by_method[floor["method"]]), planned[floor["method"]]
+        verdict = "yes" if met else "**no**"
+        lines.append(
+            f"| {name} | {found} | {verdict} |"
+            if done == wanted
+            else f"| {name} | {done} of {wanted} runs are made | - |"
+        )
     return "\n".join(lines)
 
 
