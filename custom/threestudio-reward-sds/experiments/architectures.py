@@ -3,7 +3,7 @@
     python custom/threestudio-reward-sds/experiments/architectures.py
 
 prints one markdown table for the CUDA device. The networks are in half precision and have random
-weights: nothing is downloaded, and 3 GB are saved in a temporary folder. Timed are guidance (the
+weights: nothing is downloaded, and 5 GB are saved in a temporary folder. Timed are guidance (the
 adapter's loss included) and backward pass to the render of one scene, which is a random picture of
 the given size; rendering is not. `--tiny` tries the command with small networks, also on a CPU.
 """
