@@ -188,3 +188,24 @@ def test_config_trains_resumes_tests_and_exports(
     assert (save / "it4-test.mp4").is_file()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
     assert (save / "it4-export/model.obj").is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs_on_cuda_and_starts_as_on_a_cpu(
+    path: Path, world: dict[str, str], started: Starter, tmp_path: Path
+):
+    """All draws are made on the CPU: only rounding differs, and the first loss hardly does."""
+    short = tiny(path, world, tmp_path / "out") + started(path.stem)
+    short += ["trainer.max_steps=4", "checkpoint.every_n_train_steps=2", "checkpoint.save_top_k=-1"]
+    slow = run(str(path), [*short, "tag=cpu"])
+    fast = run(str(path), [*short, "trainer.accelerator=gpu", "tag=cuda"])
+    assert {value.device.type for value in fast.system.parameters()} <= {"cuda", "cpu"}
+    assert all(value.isfinite().all() for value in fast.system.state_dict().values())
+    assert losses(fast.trial_dir)[0] == pytest.approx(losses(slow.trial_dir)[0], rel=0.02)
+    (halfway,) = Path(fast.trial_dir, "ckpts").glob("*step=2.ckpt")
+    parsed = f"{fast.trial_dir}/configs/parsed.yaml"
+    again = run(parsed, [f"resume={halfway}"])
+    assert len(losses(again.trial_dir)) == 2
+    run(parsed, [f"resume={again.trial_dir}/ckpts/last.ckpt"], mode="export")
+    assert Path(again.trial_dir, "save/it4-export/model.obj").is_file()
