@@ -209,3 +209,13 @@ def test_config_runs_on_cuda_and_starts_as_on_a_cpu(
     assert len(losses(again.trial_dir)) == 2
     run(parsed, [f"resume={again.trial_dir}/ckpts/last.ckpt"], mode="export")
     assert Path(again.trial_dir, "save/it4-export/model.obj").is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["blocks-mvdream-vsd", "blocks-mvdream-reward-vsd"])
+def test_vsd_in_half_precision_stays_finite_on_cuda(name: str, assets: None):
+    """A run stops with an error at the first gradient that is not."""
+    (path,) = (path for path in CONFIGS if path.stem == name)
+    prompt = "system.prompt_processor.prompt=a yellow cube under a purple cone"
+    made = run(str(path), [prompt, "trainer.enable_progress_bar=false", "data.n_test_views=1"])
+    assert len(losses(made.trial_dir)) > 1 and made.system.global_step == 200

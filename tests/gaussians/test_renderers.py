@@ -174,7 +174,9 @@ def drawn(made, device, lets_gsplat_draw, monkeypatch):
     picture = torch.cat([out[name] for name in names], dim=-1)
     slope = torch.linspace(-1, 1, picture.numel(), device=device).view_as(picture)
     (picture * slope).sum().backward()
-    found = {name: p.grad.clone().cpu() for name, p in made.geometry.named_parameters() if p.numel()}
+    found = {
+        name: p.grad.clone().cpu() for name, p in made.geometry.named_parameters() if p.numel()
+    }
     centres = torch.stack([view.grad for view in out["viewspace_points"]])
     return picture.detach().cpu(), {**found, "centres": centres.cpu()}
 

@@ -16,6 +16,7 @@ import threestudio
 from threestudio.utils.base import BaseModule
 
 from ..errors import refuse
+from ..priors.attention import without_cudnn_attention
 from ..priors.base import AbstractPrior, Denoiser
 from ..schedules import draw_timesteps
 from ..search import Candidates
@@ -138,5 +139,6 @@ class VSDObjective(AbstractObjective):
         timesteps = draw_timesteps(num_scenes, 0, last, generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         alpha, sigma = adapted.alpha_sigma(timesteps, latents)
-        output = adapted.output(alpha * latents + sigma * noise, timesteps, text)
+        with without_cudnn_attention():
+            output = adapted.output(alpha * latents + sigma * noise, timesteps, text)
         return F.mse_loss(output, prior.target(latents, noise, alpha, sigma))
