@@ -67,3 +67,14 @@ def test_rates_are_those_of_the_committed_runs(method: str, row: str):
         r"[\d.]+ %", line.group()
     )
     assert f"| {len(runs)} |" in line.group()
+
+
+@pytest.mark.parametrize("prior", ["Stable Diffusion 2.1", "MVDream"])
+def test_times_of_steps_are_those_of_the_committed_table(prior: str):
+    table = ROOT / "custom/threestudio-reward-sds/results/architectures.md"
+    row = re.compile(
+        rf"^\| {re.escape(prior)} \| [^|]* \|[^|]*\|[^|]*\| 64 \| ([\d.]+) ", re.MULTILINE
+    )
+    (line,) = re.findall(rf"^\| {re.escape(prior)}.*[0-9] \|$", README.read_text("utf-8"), re.M)
+    measured = row.findall(table.read_text("utf-8"))
+    assert len(measured) == 8 and re.findall(r"\d\.\d{3}", line) == measured
