@@ -129,6 +129,14 @@ def test_tiny_blocks_trains_on_the_embedded_models(name: str, assets: None, tmp_
     assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if overlay(path) == GAUSSIANS], ids=lambda path: path.stem
+)
+def test_gaussians_start_inside_of_their_box(path: Path):
+    geometry = OmegaConf.load(path).system.geometry
+    assert 0 < geometry.pc_init_radius <= geometry.radius
+
+
 UPSTREAM = {
     "prolificdreamer": ["system.guidance.pretrained_model_name_or_path_lora=a/b"],
     "prolificdreamer-geometry": ["system.loss.lambda_z_variance=0"],
