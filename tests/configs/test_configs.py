@@ -26,9 +26,13 @@ FIRST_STAGES = {
 """Later stages, and what they can start from."""
 BLOCKS = ROOT / "configs/tiny-blocks.yaml"
 """What replaces the models and sizes of another YAML."""
-CONFIGS = sorted({*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS})
+GAUSSIANS = ROOT / "configs/tiny-blocks-gaussians.yaml"
+"""The same for scenes of Gaussians, which have no networks."""
+CONFIGS = sorted(
+    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS, GAUSSIANS}
+)
 TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
-"""What `tiny-blocks.yaml` is for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
+"""What they are for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
 Starter = Callable[[str], list[str]]
 """Of a YAML's name, the overrides that start it from the stage before."""
 
@@ -96,26 +100,41 @@ def assets(tmp_path: Path) -> None:
     (tmp_path / "load").symlink_to(ROOT / "load")
 
 
+def overlay(path: Path) -> Path:
+    """Return what makes a YAML tiny."""
+    gaussians = OmegaConf.load(path).system.geometry_type == "gaussian-splatting"
+    return GAUSSIANS if gaussians else BLOCKS
+
+
 @pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
 def test_tiny_blocks_fits_over_every_config(path: Path, assets: None):
     more = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         more.append("system.geometry_convert_from=null")
-    merged = merge_to_plain(path, BLOCKS, overrides=more)
+    merged = merge_to_plain(path, overlay(path), overrides=more)
     assert config_faults(merged) == []
     folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
     assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
 
 
 @pytest.mark.slow
-def test_tiny_blocks_trains_on_the_embedded_models(assets: None, tmp_path: Path):
-    (path,) = (path for path in CONFIGS if path.stem == "prolificdreamer-reward-vsd")
+@pytest.mark.parametrize("name", ["prolificdreamer-reward-vsd", "dreamgaussian-sd21-reward-vsd"])
+def test_tiny_blocks_trains_on_the_embedded_models(name: str, assets: None, tmp_path: Path):
+    (path,) = (path for path in CONFIGS if path.stem == name)
     cpu = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=2"]
     prompt = "system.prompt_processor.prompt=a red cube on the left of a blue sphere"
-    made = run([str(path), str(BLOCKS)], [*cpu, prompt])
-    assert Path(made.trial_dir).is_relative_to("outputs/tiny-blocks/prolificdreamer-reward-vsd")
+    made = run([str(path), str(overlay(path))], [*cpu, prompt])
+    assert Path(made.trial_dir).is_relative_to(f"outputs/tiny-blocks/{name}")
     assert len(losses(made.trial_dir)) == 2
     assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if overlay(path) == GAUSSIANS], ids=lambda path: path.stem
+)
+def test_gaussians_start_inside_of_their_box(path: Path):
+    geometry = OmegaConf.load(path).system.geometry
+    assert 0 < geometry.pc_init_radius <= geometry.radius
 
 
 UPSTREAM = {

@@ -8,7 +8,9 @@ import pytest
 
 from tests.docs.reference_tables import README, ROOT, components, current_block, render, settings
 
-PAGES = (README, ROOT / "load/README.md", ROOT / "custom/threestudio-reward-sds/README.md")
+GAUSSIANS = ROOT / "custom/threestudio-3dgs/README.md"
+EXTENSION = ROOT / "custom/threestudio-reward-sds/README.md"
+PAGES = (README, ROOT / "load/README.md", EXTENSION, GAUSSIANS)
 
 
 def test_reference_tables_are_up_to_date():
@@ -43,6 +45,13 @@ def test_files_named_in_commands_exist(page: Path):
     commands = "\n".join(text for language, text in fences if not language)
     named = re.findall(r"(?:custom|configs|load|tests)/[\w./-]+\.(?:py|yaml|md)", commands)
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_config_of_gaussians_is_on_their_page():
+    text = GAUSSIANS.read_text(encoding="utf-8")
+    stems = {path.stem for path in ROOT.glob("custom/threestudio-3dgs/configs/*.yaml")}
+    stems |= {path.stem for path in ROOT.glob("custom/*/configs/*gaussian*.yaml")}
+    assert not [stem for stem in stems if f"`{stem}`" not in text]
 
 
 def test_make_targets_of_the_readme_exist():

@@ -103,6 +103,23 @@ def test_the_systems_background_is_asked_with_unit_directions():
 
 
 @pytest.mark.parametrize(
+    "name", ["diff-gaussian-rasterizer", "diff-gaussian-rasterizer-background"]
+)
+def test_a_given_background_replaces_the_other(name):
+    made, given = renderer(name, background={"color": [1.0, 0.0, 0.0]}), batch()
+    grey = torch.full((1, 3), 0.5)
+    out = made(**given, bg_color=grey)
+    assert (out["comp_rgb_bg"] == 0.5).all()
+    expected = out["comp_rgb_fg"] + (1 - out["opacity"]) * 0.5
+    torch.testing.assert_close(out["comp_rgb"], expected)
+    images = torch.rand(2, 12, 16, 3)
+    assert torch.equal(made(**given, bg_color=images)["comp_rgb_bg"], images)
+    assert torch.equal(
+        made(**given, bg_color=images[:, 0, 0])["comp_rgb_bg"][1, 5, 5], images[1, 0, 0]
+    )
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"back_ground_color": [1.0, 1.0]}, "back_ground_color` is .*must be 3 numbers"),

@@ -89,17 +89,22 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         root: Folder that the paths in the YAML are relative to.
 
     Raises:
-        ValueError: For an unknown or missing key, with the allowed ones.
+        ValueError: For an unknown or missing key, with the allowed ones, and for a method's
+            `per_relation` that is none.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
     captions = _captions(loaded["captions"], captions_of)
+    allowed = {
+        method: _captions_of_method(method, spec, loaded["captions"], captions_of)
+        for method, spec in loaded["methods"].items()
+    }
     weights = _digest_assets(root, loaded.get("assets", []))
     trials = []
     for seed in loaded["seeds"]:
         for caption in captions:
             for method, spec in loaded["methods"].items():
-                if seed in spec.get("seeds", loaded["seeds"]):
+                if caption in allowed[method] and seed in spec.get("seeds", loaded["seeds"]):
                     overrides = (*loaded.get("overrides", []), *spec.get("overrides", []))
                     config_id = _config_id(root / spec["config"], overrides, weights)
                     trials.append(
@@ -138,6 +143,7 @@ def pending_trials(trials: Iterable[Trial], rows: Iterable[Row]) -> list[Trial]:
 
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
 _OPTIONAL = {"overrides", "evaluation", "assets", "floors"}
+_METHOD_KEYS = {"config", "overrides", "seeds", "per_relation"}
 
 
 def _check_keys(loaded: dict[str, Any], path: Path) -> None:
@@ -147,12 +153,39 @@ def _check_keys(loaded: dict[str, Any], path: Path) -> None:
             f"{path}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}. "
             f"Required are {sorted(_REQUIRED)}, allowed are {sorted(_OPTIONAL)}."
         )
+    for method, spec in loaded["methods"].items():
+        if "config" not in spec or not set(spec) <= _METHOD_KEYS:
+            raise ValueError(
+                f"{path}: methods.{method} has the keys {sorted(spec)}. It needs `config`; allowed "
+                f"are {sorted(_METHOD_KEYS)}."
+            )
 
 
 def _captions(spec: list[str] | dict[str, Any], captions_of: CaptionSource) -> list[str]:
     if isinstance(spec, list):
         return spec
     return captions_of(spec["split"], spec["per_relation"])
+
+
+def _captions_of_method(
+    method: str, spec: dict[str, Any], captions: list[str] | dict[str, Any], of: CaptionSource
+) -> list[str]:
+    """Return the captions of one method: all, or the first `per_relation` of each relation."""
+    limit = spec.get("per_relation")
+    if limit is None:
+        return _captions(captions, of)
+    key = f"methods.{method}.per_relation"
+    if isinstance(captions, list):
+        raise ValueError(
+            f"{key} is {limit}, but `captions` is a list. Give `captions` as {{split, "
+            "per_relation}, or leave the method's key out."
+        )
+    if type(limit) is not int or not 1 <= limit <= captions["per_relation"]:
+        raise ValueError(
+            f"{key} is {limit}; it must be an integer from 1 to {captions['per_relation']}, the "
+            "`per_relation` of `captions`."
+        )
+    return of(captions["split"], limit)
 
 
 def _config_id(config: Path, overrides: tuple[str, ...], weights: str) -> str:
