@@ -11,6 +11,7 @@ from threestudio.utils.base import BaseModule
 
 from ..priors.base import AbstractPrior, Denoiser
 from ..search import Candidates
+from ..streams import Generators
 
 
 class AbstractObjective(BaseModule, ABC):
@@ -87,7 +88,7 @@ class AbstractObjective(BaseModule, ABC):
         self,
         latents: Float[Tensor, "B c h w"],
         denoiser: Denoiser,
-        generator: torch.Generator,
+        generators: Generators,
     ) -> Dict[str, Float[Tensor, ""]]:
         """Return losses of the objective's own trainable parts as `loss_...`; none by default."""
         return {}

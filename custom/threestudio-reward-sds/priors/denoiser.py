@@ -86,12 +86,16 @@ class Denoiser:
         ]
 
     def output(
-        self, noisy: Float[Tensor, "B c h w"], timesteps: Int[Tensor, " G"], text: int
+        self,
+        noisy: Float[Tensor, "B c h w"],
+        timesteps: Int[Tensor, " G"],
+        texts: Int[Tensor, " B"],
     ) -> Float[Tensor, "B c h w"]:
-        """Return the network's own output for each image, given one of its texts."""
+        """Return the network's own output for each image, given the one of its texts that `texts`
+        names."""
         times = timesteps.repeat_interleave(self.prior.num_views)
         image = torch.arange(len(noisy), device=noisy.device)
-        return self._evaluate(noisy, times, text * len(noisy) + image)
+        return self._evaluate(noisy, times, texts * len(noisy) + image)
 
     def _evaluate(
         self,
