@@ -108,6 +108,7 @@ class CandidateGuidance(ConfiguredGuidance):
         latents = self.prior.encode(rgb, self._stream("encode"), rgb_as_latents)
         z = latents.detach()
         denoiser = self.prior.bind(prompt_utils, cameras, self.cfg.chunk_size)
+        denoiser = self.objective.conditioned(denoiser)
         with torch.no_grad():
             timesteps = self._timesteps(z)
             count = strategy.num_candidates(self.cfg.n_noises)
@@ -124,7 +125,7 @@ class CandidateGuidance(ConfiguredGuidance):
             f"loss_{self.objective.loss_name}": surrogate_loss(latents, gradient),
             **self.objective.auxiliary_losses(z, denoiser, self._stream("objective")),
         }
-        if self.objective.cfg.use_img_loss:
+        if self.objective.has_image_loss:
             name = f"loss_{self.objective.loss_name}_img"
             losses[name] = self._image_loss(rgb, candidates, denoiser, weights)
         if previews is not None:

@@ -26,9 +26,25 @@ FIRST_STAGES = {
 """Later stages, and what they can start from."""
 BLOCKS = ROOT / "configs/tiny-blocks.yaml"
 """What replaces the models and sizes of another YAML."""
-CONFIGS = sorted({*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS})
+BLOCKS_IMAGE = ROOT / "configs/tiny-blocks-image.yaml"
+"""The same for images without a scene."""
+CONFIGS = sorted(
+    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS, BLOCKS_IMAGE}
+)
 TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
 """What `tiny-blocks.yaml` is for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
+
+
+def shrinker(path: Path) -> Path:
+    """Return the YAML that is merged over another one to make it tiny."""
+    return BLOCKS_IMAGE if is_image(path) else BLOCKS
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a YAML is about images without a scene."""
+    return OmegaConf.load(path).system_type == "image-system"
+
+
 Starter = Callable[[str], list[str]]
 """Of a YAML's name, the overrides that start it from the stage before."""
 
@@ -76,7 +92,7 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], tmp_path: Path):
-    paths = [text for text in tiny(path, world, tmp_path) if "_path=" in text]
+    paths = [text for text in tiny(path, world, tmp_path) if "_path=" in text or "source_" in text]
     prompt = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         prompt.append("system.geometry_convert_from=null")
@@ -97,11 +113,17 @@ def assets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
-def test_tiny_blocks_fits_over_every_config(path: Path, assets: None):
+def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: Path):
     more = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         more.append("system.geometry_convert_from=null")
-    merged = merge_to_plain(path, BLOCKS, overrides=more)
+    if "source_image" in OmegaConf.load(path).system.guidance:
+        (tmp_path / "picture.png").symlink_to(tiny_world.save_picture(tmp_path / "p.png"))
+        more += [
+            "system.guidance.source_image=picture.png",
+            "system.guidance.source_prompt=a sphere",
+        ]
+    merged = merge_to_plain(path, shrinker(path), overrides=more)
     assert config_faults(merged) == []
     folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
     assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
@@ -180,11 +202,12 @@ def test_config_trains_resumes_tests_and_exports(
     assert not [name for name, value in whole.items() if not torch.equal(value, resumed[name])]
     assert len(losses(second.trial_dir)) == 2
     save = Path(second.trial_dir, "save")
-    assert (save / "it4-test.mp4").is_file() and (save / "it4-0.png").is_file()
+    assert (save / "it4-test.mp4").is_file()
+    assert (save / ("it4.png" if is_image(path) else "it4-0.png")).is_file()
     if "reward" in path.stem:
         assert list(save.glob("*candidates.png"))
     (save / "it4-test.mp4").unlink()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
     assert (save / "it4-test.mp4").is_file()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
-    assert (save / "it4-export/model.obj").is_file()
+    assert (save / "it4-export" / ("1.png" if is_image(path) else "model.obj")).is_file()

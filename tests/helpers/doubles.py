@@ -21,6 +21,7 @@ def extension(module: str) -> Any:
 
 priors_base = extension("priors.base")
 rewards_base = extension("rewards.base")
+streams = extension("streams")
 
 
 def scaled_linear_alpha_bar(num_steps: int = 1000) -> torch.Tensor:
@@ -99,10 +100,12 @@ class DoublePrior(priors_base.AbstractPrior):
         self.with_grad: List[bool] = []
         self.decoded = 0
 
-    def encode(self, rgb, generator, as_latents=False):
+    def encode(self, rgb, generators, as_latents=False):
         latents = rgb.permute(0, 3, 1, 2)
-        draw = torch.randn(latents.shape, generator=generator).to(latents)
-        return latents + self.cfg.noise_scale * draw
+        if generators is None:
+            return latents
+        drawn = streams.draw(torch.randn, latents.shape, generators, 0).to(latents)
+        return latents + self.cfg.noise_scale * drawn
 
     def pixels(self, rgb):
         return rgb.permute(0, 3, 1, 2)

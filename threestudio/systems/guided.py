@@ -19,7 +19,7 @@ class GuidedMixin:
     Every `loss_<x>` of the guidance needs `loss.lambda_<x>`.
     """
 
-    known_losses: tuple[str, ...] = ("sds", "vsd", "lora")
+    known_losses: tuple[str, ...] = ("sds", "vsd", "dds", "bridge", "lora")
     """Losses whose weights are not misspelt, whether or not this system reads them."""
     regularizers: tuple[str, ...] = ()
     """Losses `lambda_<x>` that the system computes itself."""

@@ -1,5 +1,6 @@
 """Pictures that a run starts from: what files may be, and reading them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import Tensor
 from .errors import UserError
 
 
-def picture_paths(value: Any) -> list[str]:
+def picture_paths(value: Any) -> list[Any]:
     """Return the files of a setting that is one path, a list of paths, or null."""
     if value is None:
         return []
-    return [value] if isinstance(value, str) else list(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
 def picture_faults(key: str, value: Any, count: int) -> list[str]:

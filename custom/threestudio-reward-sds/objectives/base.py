@@ -27,6 +27,16 @@ class AbstractObjective(BaseModule, ABC):
         """Say what is wrong with the settings; empty when they are fine."""
         return []
 
+    @property
+    def has_image_loss(self) -> bool:
+        """Whether `image_gradient` is asked for, too."""
+        return bool(getattr(self.cfg, "use_img_loss", False))
+
+    def conditioned(self, denoiser: Denoiser) -> Denoiser:
+        """Return what candidates are previewed and distilled with: `denoiser`, or it with other
+        prompts."""
+        return denoiser
+
     def attach(self, prior: AbstractPrior) -> None:
         """Add to the prior what the objective trains, and register it; called once."""
 
@@ -54,7 +64,7 @@ class AbstractObjective(BaseModule, ABC):
         denoiser: Denoiser,
         mask: Bool[Tensor, "K G"],
     ) -> Float[Tensor, "K B 3 H W"]:
-        """Return the same of the image loss, asked for if the objective has `use_img_loss`.
+        """Return the same of the image loss, asked for if the objective `has_image_loss`.
 
         Args:
             images: Renders in [0, 1] at the size that the prior decodes to, without gradient.

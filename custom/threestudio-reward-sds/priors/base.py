@@ -150,12 +150,15 @@ class AbstractPrior(BaseObject, ABC):
     def bind(self, prompt_utils: Any, cameras: Cameras, chunk_size: int) -> Denoiser:
         """Fix prompt and cameras of one step; a network call gets at most `chunk_size` images."""
 
+        def bind_others(prompts: Any) -> Denoiser:
+            return self.bind(prompts, cameras, chunk_size)
+
         def bind_adapted() -> Denoiser:
             conditioning = self.adapted_conditioning(prompt_utils, cameras)
             return Denoiser(self, self.adapted_network, conditioning, chunk_size)
 
         conditioning = self.conditioning(prompt_utils, cameras)
-        return Denoiser(self, self.network, conditioning, chunk_size, bind_adapted)
+        return Denoiser(self, self.network, conditioning, chunk_size, bind_adapted, bind_others)
 
     def alpha_sigma(
         self, timesteps: Int[Tensor, " G"], like: Tensor

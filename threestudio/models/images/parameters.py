@@ -94,7 +94,7 @@ class AbstractImage(BaseModule):
     @abstractmethod
     def from_pictures(
         self, pictures: Float[Tensor, "G 3 H W"], to_latents: Optional[ToLatents]
-    ) -> Float[Tensor, "G C H W"]:
+    ) -> Float[Tensor, "G c h w"]:
         """Map pictures in [0, 1] to parameters."""
 
     def _start(self, to_latents: Optional[ToLatents]) -> Float[Tensor, "G C H W"]:
@@ -131,7 +131,7 @@ class LatentParameter(AbstractImage):
 
     def from_pictures(
         self, pictures: Float[Tensor, "G 3 H W"], to_latents: Optional[ToLatents]
-    ) -> Float[Tensor, "G C H W"]:
+    ) -> Float[Tensor, "G c h w"]:
         """Encode pictures."""
         return to_latents(pictures).to(pictures)
 
@@ -177,6 +177,6 @@ class ImageParameter(AbstractImage):
 
     def from_pictures(
         self, pictures: Float[Tensor, "G 3 H W"], to_latents: Optional[ToLatents]
-    ) -> Float[Tensor, "G C H W"]:
+    ) -> Float[Tensor, "G 3 H W"]:
         """Map RGB to parameters."""
         return pictures * 2 - 1

@@ -86,8 +86,6 @@ class PromptProcessor(BaseObject):
         """Whole prompt of the views from above."""
         negative_prompt: str = ""
         """What to avoid; the same for all views."""
-        negative_prompts: Optional[list[str]] = None
-        """One for each of `prompts`, in place of `negative_prompt`."""
         pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
         """Folder with `text_encoder` and `tokenizer`, or hub id; models that left the hub load from
         their mirror."""

@@ -13,28 +13,18 @@ from threestudio.models.prompt_processors.output import PromptProcessorOutput
 
 def scene_faults(cfg: Any) -> list[str]:
     """List what is wrong with the texts of the scenes in a prompt processor's block."""
-    key = "`system.prompt_processor"
-    prompts, negatives = cfg.prompts, cfg.negative_prompts
-    if prompts is None:
-        return [] if negatives is None else [f"{key}.negative_prompts` needs {key}.prompts`, too."]
-    if len(prompts) == 0:
-        return [f"{key}.prompts` is empty. Give one prompt for each scene, or null."]
-    if negatives is not None and len(negatives) != len(prompts):
-        return [
-            f"{key}.negative_prompts` has {len(negatives)} texts for {len(prompts)} prompts. Give "
-            "one for each prompt, or null to use `negative_prompt` for all."
-        ]
-    return []
+    if cfg.prompts is None or len(cfg.prompts):
+        return []
+    return [
+        "`system.prompt_processor.prompts` is empty. Give one prompt for each scene, or null to "
+        "use `prompt` for all."
+    ]
 
 
 def scene_settings(cfg: Any) -> list[dict[str, Any]]:
     """Return the block of a prompt processor once for each of its `prompts`."""
-    shared = {**OmegaConf.to_container(cfg), "prompts": None, "negative_prompts": None}
-    negatives = cfg.negative_prompts or [cfg.negative_prompt] * len(cfg.prompts)
-    return [
-        {**shared, "prompt": prompt, "negative_prompt": negative}
-        for prompt, negative in zip(cfg.prompts, negatives, strict=True)
-    ]
+    shared = {**OmegaConf.to_container(cfg), "prompts": None}
+    return [{**shared, "prompt": prompt} for prompt in cfg.prompts]
 
 
 @dataclass
