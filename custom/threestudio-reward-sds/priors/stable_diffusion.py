@@ -20,7 +20,7 @@ from .text import single_view_text
 from .unet import apply_options, option_faults
 
 CAMERA_CONDITIONS = {"extrinsics": "c2w", "mvp": "mvp", "none": None}
-"""Value of `camera_condition_type` to the field of `Cameras` that it means; None stands for zeros."""
+"""Value of `camera_condition_type` to the field of `Cameras` that it means; None means zeros."""
 
 
 @threestudio.register("stable-diffusion-prior")
