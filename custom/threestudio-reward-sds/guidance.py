@@ -5,10 +5,10 @@ strategy none, outside `reward_duration`, or with `n_noises: 1` the same lines a
 objective.
 """
 
-from typing import Any, ClassVar, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import threestudio
@@ -28,7 +28,7 @@ from .schedules import (
 from .search import Candidates, CandidateSearch
 from .sheets import CandidateSheet
 from .strategies import AbstractStrategy, NoStrategy
-from .streams import Streams, run_seed
+from .streams import Generators, SceneStreams, Streams, run_seed
 
 
 def surrogate_loss(
@@ -68,6 +68,7 @@ class CandidateGuidance(ConfiguredGuidance):
         self.reward = self._build("reward_model") if self.strategy.needs_rewards else None
         self.window = reward_window(cfg.reward_duration, cfg.trainer_max_steps)
         self.streams = Streams(run_seed(get_rank()), get_rank())
+        self._scene_streams: Optional[SceneStreams] = None
         self._sheet: Optional[CandidateSheet] = None
         self.update_step(0, 0)
 
@@ -94,14 +95,20 @@ class CandidateGuidance(ConfiguredGuidance):
         fovy: Optional[Tensor] = None,
         mvp_mtx: Optional[Float[Tensor, "B 4 4"]] = None,
         rgb_as_latents: bool = False,
+        scene_seeds: Optional[Int[Tensor, " G"]] = None,
         **batch: Any,
     ) -> Dict[str, Any]:
-        """Take renders in [0, 1] and their batch; return `loss_<objective>` and scalars to log."""
+        """Take renders in [0, 1] and their batch; return `loss_<objective>` and scalars to log.
+
+        With `scene_seeds` what is drawn for a scene depends on its seed and the step alone.
+        """
         cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy, mvp_mtx)
+        self._scene_streams = None if scene_seeds is None else SceneStreams(scene_seeds.tolist())
         strategy = self.strategy if self.step in self.window else self.plain
         latents = self.prior.encode(rgb, self._stream("encode"), rgb_as_latents)
         z = latents.detach()
         denoiser = self.prior.bind(prompt_utils, cameras, self.cfg.chunk_size)
+        denoiser = self.objective.conditioned(denoiser)
         with torch.no_grad():
             timesteps = self._timesteps(z)
             count = strategy.num_candidates(self.cfg.n_noises)
@@ -118,7 +125,7 @@ class CandidateGuidance(ConfiguredGuidance):
             f"loss_{self.objective.loss_name}": surrogate_loss(latents, gradient),
             **self.objective.auxiliary_losses(z, denoiser, self._stream("objective")),
         }
-        if self.objective.cfg.use_img_loss:
+        if self.objective.has_image_loss:
             name = f"loss_{self.objective.loss_name}_img"
             losses[name] = self._image_loss(rgb, candidates, denoiser, weights)
         if previews is not None:
@@ -138,8 +145,8 @@ class CandidateGuidance(ConfiguredGuidance):
         gradients = self.objective.image_gradient(fixed, candidates, denoiser, weights != 0)
         return surrogate_loss(images, self._bounded(combine(weights, gradients)))
 
-    def _stream(self, name: str) -> torch.Generator:
-        return self.streams(name, self.step)
+    def _stream(self, name: str) -> Generators:
+        return (self._scene_streams or self.streams)(name, self.step)
 
     def _timesteps(self, latents: Float[Tensor, "B c h w"]) -> Tensor:
         num_scenes = latents.shape[0] // self.prior.num_views
@@ -201,6 +208,29 @@ class CandidateGuidance(ConfiguredGuidance):
         """Draw what the prior shows for the prompt at `preview_guidance_scale`, in [0, 1]."""
         scale, chunk_size = self.cfg.preview_guidance_scale, self.cfg.chunk_size
         return draw_images(self.prior, prompt_utils, batch, chunk_size, scale, seed)
+
+    @property
+    def latent_shape(self) -> Tuple[int, int, int]:
+        """Channels, height and width of the prior's latents."""
+        return self.prior.latent_shape
+
+    @property
+    def picture_size(self) -> int:
+        """Width and height of the pictures that the prior was trained on."""
+        return self.prior.picture_size
+
+    @torch.no_grad()
+    def to_latents(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
+        """Encode pictures in [0, 1] to latents, without a draw."""
+        device = self.prior.alpha_bar.device
+        chunks = pictures.permute(0, 2, 3, 1).to(device).split(self.cfg.chunk_size)
+        return torch.cat([self.prior.encode(chunk, None) for chunk in chunks]).to(pictures.device)
+
+    @torch.no_grad()
+    def to_pictures(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Decode latents to pictures in [0, 1]."""
+        chunks = latents.split(self.cfg.chunk_size)
+        return torch.cat([self.prior.decode(chunk) for chunk in chunks])
 
     def pop_sheet(self) -> Optional[List[List[Dict[str, Any]]]]:
         """Return the last candidate sheet as rows for `save_image_grid`, once; or None."""

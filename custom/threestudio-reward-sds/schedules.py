@@ -6,6 +6,7 @@ schedule is a number or threestudio's `[start, value, value, end]` list, evaluat
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, List, Optional, Tuple
 
 import torch
@@ -14,6 +15,8 @@ from omegaconf import ListConfig
 from torch import Tensor
 
 from threestudio.utils.misc import C
+
+from .streams import Generators, draw
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,11 @@ def sqrt_annealed_timestep(
 
 
 def draw_timesteps(
-    num_scenes: int, min_step: int, max_step: int, generator: torch.Generator
+    num_scenes: int, min_step: int, max_step: int, generators: Generators
 ) -> Int[Tensor, " G"]:
     """Draw one timestep per scene, uniform in `[min_step, max_step]`, both included."""
-    return torch.randint(min_step, max_step + 1, (num_scenes,), generator=generator)
+    make = partial(torch.randint, min_step, max_step + 1)
+    return draw(make, (num_scenes,), generators, 0)
 
 
 def reward_window(duration: Any, max_steps: Optional[int]) -> RewardWindow:

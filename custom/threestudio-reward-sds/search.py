@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .priors.base import CLEAN, Denoiser
 from .priors.prediction import NoisePrediction
+from .streams import Generators, draw
 
 PREVIEW_SPACINGS = ("uniform", "official")
 
@@ -112,10 +113,10 @@ class CandidateSearch:
         timesteps: Int[Tensor, " G"],
         num_candidates: int,
         denoiser: Denoiser,
-        generator: torch.Generator,
+        generators: Generators,
     ) -> Candidates:
         """Draw K noises at one timestep per scene and add them to `latents`."""
-        noise = torch.randn((num_candidates, *latents.shape), generator=generator).to(latents)
+        noise = draw(torch.randn, (num_candidates, *latents.shape), generators, 1).to(latents)
         alpha, sigma = denoiser.alpha_sigma(timesteps, latents)
         return Candidates(noise, alpha * latents + sigma * noise, timesteps)
 

@@ -18,6 +18,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from .errors import refuse
+from .streams import Generators, draw
 
 
 def min_max_weights(
@@ -70,9 +71,9 @@ class AbstractStrategy(BaseObject, ABC):
 
     @abstractmethod
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
-        """Return the weights of the candidates' gradients; `generator` is for random schemes."""
+        """Return the weights of the candidates' gradients; `generators` are for random schemes."""
 
 
 @threestudio.register("reward-strategy-none")
@@ -85,7 +86,7 @@ class NoStrategy(AbstractStrategy):
         return 1
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         return torch.ones_like(rewards)
 
@@ -129,7 +130,7 @@ class MinMaxStrategy(AbstractStrategy):
         return cfg.num_best + cfg.num_worst
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         return min_max_weights(rewards, self.cfg.num_best, self.cfg.num_worst, self.cfg.lambda_best)
 
@@ -149,9 +150,9 @@ class RandomStrategy(AbstractStrategy):
     needs_rewards: ClassVar[bool] = False
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
-        scores = torch.rand(rewards.shape, generator=generator).to(rewards)
+        scores = draw(torch.rand, rewards.shape, generators, 1).to(rewards)
         return min_max_weights(scores, self.cfg.num_best, self.cfg.num_worst, self.cfg.lambda_best)
 
 
@@ -178,7 +179,7 @@ class BestStrategy(AbstractStrategy):
         return cfg.num_best
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         return min_max_weights(rewards, self.cfg.num_best, 0, 1.0)
 
@@ -204,7 +205,7 @@ class SoftmaxStrategy(AbstractStrategy):
         return [f"`temperature` is {cfg.temperature}, but must be above 0, e.g. 1.0."]
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         return torch.softmax(rewards / self.cfg.temperature, dim=0)
 
@@ -216,6 +217,6 @@ class MeanStrategy(AbstractStrategy):
     needs_rewards: ClassVar[bool] = False
 
     def __call__(
-        self, rewards: Float[Tensor, "K G"], generator: torch.Generator
+        self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         return torch.full_like(rewards, 1.0 / rewards.shape[0])

@@ -3,12 +3,20 @@
 A stream is a fresh CPU generator seeded by (seed, name, step, rank), so nothing random has to be
 saved and a resumed run repeats the uninterrupted one. Draw on the CPU, then move: the draws are
 then the same on every device.
+
+Scenes of a batch may have seeds of their own. There is a generator for each scene then, and what is
+drawn for one does not depend on the others.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Callable, List, Sequence, Union
 
 import torch
+from torch import Tensor
+
+Generators = Union[torch.Generator, List[torch.Generator]]
+"""One generator for a whole batch, or one for each of its scenes."""
 
 
 def run_seed(rank: int) -> int:
@@ -52,3 +60,34 @@ class Streams:
         """
         rank = 0 if shared else self.rank
         return torch.Generator().manual_seed(stream_seed(self.seed, name, step, rank))
+
+
+@dataclass(frozen=True)
+class SceneStreams:
+    """Generators of G scenes, each with its own seed: `streams("noise", step)` returns G."""
+
+    seeds: Sequence[int]
+    """Seed of each scene."""
+
+    def __call__(self, name: str, step: int) -> List[torch.Generator]:
+        """Return the generators of stream `name` at `step`, the same on all ranks."""
+        return [Streams(seed)(name, step) for seed in self.seeds]
+
+
+def draw(
+    make: Callable[..., Tensor], shape: Sequence[int], generators: Generators, scene_axis: int
+) -> Tensor:
+    """Draw numbers of a shape.
+
+    Args:
+        make: `(shape, generator=...) -> numbers`, such as `torch.randn`.
+        shape: Shape of the result.
+        generators: One for everything, or one for each scene, which draws its share.
+        scene_axis: Axis along which the scenes are, each with the same share of it.
+    """
+    if isinstance(generators, torch.Generator):
+        return make(tuple(shape), generator=generators)
+    part = list(shape)
+    part[scene_axis] //= len(generators)
+    parts = [make(tuple(part), generator=generator) for generator in generators]
+    return torch.cat(parts, dim=scene_axis)

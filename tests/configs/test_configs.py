@@ -24,12 +24,13 @@ FIRST_STAGES = {
     "prolificdreamer-texture-reward-vsd": "prolificdreamer-geometry",
 }
 """Later stages, and what they can start from."""
-BLOCKS = ROOT / "configs/tiny-blocks.yaml"
-"""What replaces the models and sizes of another YAML."""
-GAUSSIANS = ROOT / "configs/tiny-blocks-gaussians.yaml"
-"""The same for scenes of Gaussians, which have no networks."""
+SHRINKERS = {
+    kind: ROOT / f"configs/tiny-blocks{ending}.yaml"
+    for kind, ending in {"volume": "", "gaussians": "-gaussians", "image": "-image"}.items()
+}
+"""What replaces the models and sizes of another YAML, by what it trains."""
 CONFIGS = sorted(
-    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS, GAUSSIANS}
+    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {*SHRINKERS.values()}
 )
 TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
 """What they are for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
@@ -80,7 +81,7 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], tmp_path: Path):
-    paths = [text for text in tiny(path, world, tmp_path) if "_path=" in text]
+    paths = [text for text in tiny(path, world, tmp_path) if "_path=" in text or "source_" in text]
     prompt = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         prompt.append("system.geometry_convert_from=null")
@@ -100,18 +101,26 @@ def assets(tmp_path: Path) -> None:
     (tmp_path / "load").symlink_to(ROOT / "load")
 
 
-def overlay(path: Path) -> Path:
-    """Return what makes a YAML tiny."""
-    gaussians = OmegaConf.load(path).system.geometry_type == "gaussian-splatting"
-    return GAUSSIANS if gaussians else BLOCKS
+def kind(path: Path) -> str:
+    """Tell what a YAML trains: "volume", "gaussians" or "image"."""
+    config = OmegaConf.load(path)
+    if config.system_type == "image-system":
+        return "image"
+    return "gaussians" if config.system.geometry_type == "gaussian-splatting" else "volume"
 
 
 @pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
-def test_tiny_blocks_fits_over_every_config(path: Path, assets: None):
+def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: Path):
     more = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         more.append("system.geometry_convert_from=null")
-    merged = merge_to_plain(path, overlay(path), overrides=more)
+    if "source_image" in OmegaConf.to_container(OmegaConf.load(path))["system"]["guidance"]:
+        (tmp_path / "picture.png").symlink_to(tiny_world.save_picture(tmp_path / "p.png"))
+        more += [
+            "system.guidance.source_image=picture.png",
+            "system.guidance.source_prompt=a sphere",
+        ]
+    merged = merge_to_plain(path, SHRINKERS[kind(path)], overrides=more)
     assert config_faults(merged) == []
     folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
     assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
@@ -123,14 +132,14 @@ def test_tiny_blocks_trains_on_the_embedded_models(name: str, assets: None, tmp_
     (path,) = (path for path in CONFIGS if path.stem == name)
     cpu = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=2"]
     prompt = "system.prompt_processor.prompt=a red cube on the left of a blue sphere"
-    made = run([str(path), str(overlay(path))], [*cpu, prompt])
+    made = run([str(path), str(SHRINKERS[kind(path)])], [*cpu, prompt])
     assert Path(made.trial_dir).is_relative_to(f"outputs/tiny-blocks/{name}")
     assert len(losses(made.trial_dir)) == 2
     assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if overlay(path) == GAUSSIANS], ids=lambda path: path.stem
+    "path", [path for path in CONFIGS if kind(path) == "gaussians"], ids=lambda path: path.stem
 )
 def test_gaussians_start_inside_of_their_box(path: Path):
     geometry = OmegaConf.load(path).system.geometry
@@ -199,14 +208,15 @@ def test_config_trains_resumes_tests_and_exports(
     assert not [name for name, value in whole.items() if not torch.equal(value, resumed[name])]
     assert len(losses(second.trial_dir)) == 2
     save = Path(second.trial_dir, "save")
-    assert (save / "it4-test.mp4").is_file() and (save / "it4-0.png").is_file()
+    assert (save / "it4-test.mp4").is_file()
+    assert (save / ("it4.png" if kind(path) == "image" else "it4-0.png")).is_file()
     if "reward" in path.stem:
         assert list(save.glob("*candidates.png"))
     (save / "it4-test.mp4").unlink()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
     assert (save / "it4-test.mp4").is_file()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
-    assert (save / "it4-export/model.obj").is_file()
+    assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
 
 
 @pytest.mark.gpu
@@ -227,7 +237,8 @@ def test_config_runs_on_cuda_and_starts_as_on_a_cpu(
     again = run(parsed, [f"resume={halfway}"])
     assert len(losses(again.trial_dir)) == 2
     run(parsed, [f"resume={again.trial_dir}/ckpts/last.ckpt"], mode="export")
-    assert Path(again.trial_dir, "save/it4-export/model.obj").is_file()
+    save = Path(again.trial_dir, "save")
+    assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
 
 
 @pytest.mark.gpu

@@ -22,6 +22,7 @@ END = "<!-- end of reference -->"
 ROLES = {
     "Systems": "systems",
     "Data modules": "data",
+    "Images": "images",
     "Geometry": "geometry",
     "Materials": "materials",
     "Backgrounds": "background",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from tests.helpers import image_reward_reference, tiny_models
 
@@ -41,6 +42,12 @@ def save_pixel_prior(folder: Path) -> str:
     return tiny_models.save_t5(folder, pieces)
 
 
+def save_picture(path: Path) -> str:
+    """Save a picture to edit."""
+    Image.new("RGB", (32, 32), (20, 160, 40)).save(path)
+    return str(path)
+
+
 def save_world(folder: Path) -> dict[str, str]:
     """Save a multi-view, a single-view and a pixel prior, and the parts of three rewards; return
     their paths."""
@@ -50,6 +57,7 @@ def save_world(folder: Path) -> dict[str, str]:
         "pixels": save_pixel_prior(folder / "pixels"),
         "reward": tiny_models.save_clip(folder / "reward"),
         "image-reward": image_reward_reference.save(folder / "image-reward"),
+        "picture": save_picture(folder / "picture.png"),
         "aesthetic-head": tiny_models.save_aesthetic(folder / "aesthetic", "v1")["head_path"],
     }
 
@@ -61,6 +69,32 @@ def reward_settings(name: str, world: dict[str, str]) -> dict[str, str]:
         return {"pretrained_model_name_or_path": path, "tokenizer_name_or_path": path}
     head = {"head_path": world["aesthetic-head"]} if name == "aesthetic" else {}
     return {"pretrained_model_name_or_path": world["reward"], **head}
+
+
+def scene_settings(system: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes cameras, scene and renderer small."""
+    settings: dict[str, Any] = {
+        "data.width": "[8, 12]",
+        "data.height": "[8, 12]",
+        "data.resolution_milestones": "[2]",
+        "data.eval_width": 16,
+        "data.eval_height": 16,
+        "data.n_test_views": 3,
+        "system.geometry.isosurface_resolution": 12,
+        "system.exporter.texture_size": 32,
+    }
+    if system["geometry_type"] == "volume-grid":
+        settings["system.geometry.grid_size"] = "[8, 8, 8]"
+    if system["geometry_type"] in ("volume-grid", "implicit-volume"):
+        settings["system.geometry.isosurface_threshold"] = "auto"
+    if "num_samples_per_ray" in system["renderer"]:
+        settings["system.renderer.num_samples_per_ray"] = 8
+    if "init_num_pts" in system["geometry"]:
+        settings["system.geometry.init_num_pts"] = 100
+    if "pos_encoding_config" in system["geometry"]:
+        settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
+        settings["system.geometry.pos_encoding_config.n_levels"] = 4
+    return settings
 
 
 def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[str]:
@@ -82,14 +116,6 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         "system.prompt_processor.prompt": "a red cube on the left of a blue sphere",
         "system.prompt_processor.pretrained_model_name_or_path": prior,
         f"system.guidance.{path_key}": prior,
-        "data.width": "[8, 12]",
-        "data.height": "[8, 12]",
-        "data.resolution_milestones": "[2]",
-        "data.eval_width": 16,
-        "data.eval_height": 16,
-        "data.n_test_views": 3,
-        "system.geometry.isosurface_resolution": 12,
-        "system.exporter.texture_size": 32,
         "trainer.max_steps": 3,
         "trainer.val_check_interval": 2,
         "trainer.log_every_n_steps": 1,
@@ -99,17 +125,13 @@ def overrides(config: dict[str, Any], world: dict[str, str], out: Path) -> list[
         "trainer.precision": "32-true",
         "checkpoint.rolling_every_n_steps": 2,
     }
-    if system["geometry_type"] == "volume-grid":
-        settings["system.geometry.grid_size"] = "[8, 8, 8]"
-    if system["geometry_type"] in ("volume-grid", "implicit-volume"):
-        settings["system.geometry.isosurface_threshold"] = "auto"
-    if "num_samples_per_ray" in system["renderer"]:
-        settings["system.renderer.num_samples_per_ray"] = 8
-    if "init_num_pts" in system["geometry"]:
-        settings["system.geometry.init_num_pts"] = 100
-    if "pos_encoding_config" in system["geometry"]:
-        settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
-        settings["system.geometry.pos_encoding_config.n_levels"] = 4
+    if "image" in system:
+        settings["data.seeds"] = "[1, 2]"
+    else:
+        settings |= scene_settings(system)
+    if "source_image" in system["guidance"]:
+        settings["system.guidance.source_image"] = world["picture"]
+        settings["system.guidance.source_prompt"] = "a green cube"
     if "reward_model" in system["guidance"]:
         for key, path in reward_settings(system["guidance"]["reward_model_type"], world).items():
             settings[f"system.guidance.reward_model.{key}"] = path

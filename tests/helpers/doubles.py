@@ -1,9 +1,10 @@
 """Test doubles: priors with known answers, rewards with known scores, prompts. No weights."""
 
+import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
 
@@ -21,6 +22,7 @@ def extension(module: str) -> Any:
 
 priors_base = extension("priors.base")
 rewards_base = extension("rewards.base")
+streams = extension("streams")
 
 
 def scaled_linear_alpha_bar(num_steps: int = 1000) -> torch.Tensor:
@@ -99,10 +101,12 @@ class DoublePrior(priors_base.AbstractPrior):
         self.with_grad: List[bool] = []
         self.decoded = 0
 
-    def encode(self, rgb, generator, as_latents=False):
+    def encode(self, rgb, generators, as_latents=False):
         latents = rgb.permute(0, 3, 1, 2)
-        draw = torch.randn(latents.shape, generator=generator).to(latents)
-        return latents + self.cfg.noise_scale * draw
+        if generators is None:
+            return latents
+        drawn = streams.draw(torch.randn, latents.shape, generators, 0).to(latents)
+        return latents + self.cfg.noise_scale * drawn
 
     def pixels(self, rgb):
         return rgb.permute(0, 3, 1, 2)
@@ -146,6 +150,58 @@ class WavyPrior(DoublePrior):
         scenes = noisy.unflatten(0, (-1, self.num_views))
         mixed = (0.7 * scenes + 0.3 * scenes.mean(dim=1, keepdim=True)).flatten(0, 1)
         return torch.sin(1.3 * mixed + half) * sigma + 0.2 * half * alpha
+
+
+class Words:
+    """Prompt processor output whose embedding is one number, `spoken(prompt)`; one or G prompts."""
+
+    use_perp_neg = False
+
+    def __init__(self, prompts: List[str]):
+        self.prompts, self.prompt = prompts, prompts[0]
+
+    def get_text_embeddings(self, elevation, azimuth, distances, view_dependent=True):
+        share = len(azimuth) // len(self.prompts)
+        numbers = torch.tensor([spoken(prompt) for prompt in self.prompts], dtype=torch.float64)
+        rows = numbers.repeat_interleave(share)[:, None, None]
+        return torch.cat([rows, torch.zeros_like(rows)])
+
+
+def spoken(prompt: str) -> float:
+    """Return the number that stands for a prompt, in [0, 2)."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") / 2**31
+
+
+@threestudio.register("double-prompt-processor")
+class DoublePromptProcessor(BaseObject):
+    """Encodes prompts as `Words`, and counts what it was asked to encode."""
+
+    encoded: ClassVar[List[str]] = []
+
+    @dataclass
+    class Config(BaseObject.Config):
+        prompt: str = ""
+        prompts: Optional[List[str]] = None
+
+    cfg: Config
+
+    def __call__(self) -> Words:
+        texts = list(self.cfg.prompts or [self.cfg.prompt])
+        self.encoded.extend(texts)
+        return Words(texts)
+
+
+@threestudio.register("listening-prior")
+class ListeningPrior(WavyPrior):
+    """The same, and what it answers depends on the prompt."""
+
+    picture_size = 4
+
+    def conditioning(self, prompt_utils, cameras):
+        text = prompt_utils.get_text_embeddings(
+            cameras.elevation, cameras.azimuth, cameras.distance, False
+        )
+        return priors_base.Conditioning({"half": text.flatten()})
 
 
 class Shift(torch.nn.Module):

@@ -190,3 +190,64 @@ def weighted_gradient(
             scene = slice(g * views, (g + 1) * views)
             total[scene] += weights[k][g] * residual(z[scene], noises[k, scene], t)
     return total / len(z)
+
+
+def dds_residual(
+    z: Tensor,
+    source: Tensor,
+    noise: Tensor,
+    t: int,
+    alpha_bar: Tensor,
+    target_network: Network,
+    source_network: Network,
+    scale: float,
+) -> Tensor:
+    """DDS with w = 1: the SDS residual of the image under the target prompt minus that of the
+    source under its own, at the same t and noise."""
+    a = alpha_bar[t]
+    residuals = []
+    for latents, network in ((z, target_network), (source, source_network)):
+        noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+        residuals.append(guided_noise(noisy, t, network, scale) - noise)
+    return residuals[0] - residuals[1]
+
+
+def bridge_residual(
+    z: Tensor,
+    noise: Tensor,
+    t: int,
+    alpha_bar: Tensor,
+    target_network: Network,
+    source_network: Network,
+    scale: float,
+) -> Tensor:
+    """Second stage of the bridge: `(1 - alpha_bar) s (eps_target - eps_source)`, without CFG."""
+    a = alpha_bar[t]
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    return (1 - a) * scale * (target_network(noisy, t, 1) - source_network(noisy, t, 1))
+
+
+def official_2d_weights(name: str, rewards: List[float]) -> Tuple[List[float], int]:
+    """Return what the official 2D code multiplies each candidate's loss with, and how many it
+    keeps: it divides every loss by their number, and by the size of their group once more.
+
+    The names are the six rows of the paper's Table 5; its random one is the best of random numbers.
+    """
+    count = len(rewards)
+    order = sorted(range(count), key=lambda k: -rewards[k])
+    if name == "softmax":
+        powers = [math.exp(r) for r in rewards]
+        return [p / sum(powers) / count for p in powers], count
+    best, worst = {
+        "random one": (1, 0),
+        "best one": (1, 0),
+        "two best": (2, 0),
+        "best and worst": (1, 1),
+        "two best and two worst": (2, 2),
+    }[name]
+    kept, weights = best + worst, [0.0] * count
+    for k in order[:best]:
+        weights[k] = (0.9 if worst else 1.0) / best / kept
+    for k in order[count - worst :]:
+        weights[k] = -0.1 / worst / kept
+    return weights, kept

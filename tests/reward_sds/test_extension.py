@@ -28,7 +28,11 @@ UPSTREAM = {
 }
 """What upstream has of the names we use (threestudio 0.2.3)."""
 
-GUARDED = {"threestudio.utils.errors", "threestudio.utils.random"}
+GUARDED = {
+    "threestudio.utils.errors",
+    "threestudio.utils.pictures",
+    "threestudio.utils.random",
+}
 """Imported in a `try` with a replacement."""
 
 
@@ -62,7 +66,7 @@ def test_every_component_of_the_table_is_registered():
         "stable-diffusion-prior",
         "mvdream-prior",
         "deep-floyd-prior",
-        "sds-objective",
+        *(f"{n}-objective" for n in ("sds", "vsd", "dds", "bridge")),
         *(f"reward-model-{n}" for n in ("clip", "pick-score", "hps", "aesthetic")),
         *(f"reward-model-{n}" for n in ("image-reward", "composite", "python")),
         "reward-sds-guidance",

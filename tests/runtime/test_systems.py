@@ -8,7 +8,7 @@ import torch
 
 from tests.runtime import toys
 from threestudio.registry import find
-from threestudio.systems import text_to_3d
+from threestudio.systems import guided
 from threestudio.systems.losses import regularizer
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
 from threestudio.utils.errors import ConfigError, NonFiniteError
@@ -98,7 +98,7 @@ def test_regularisers_of_weight_zero_are_not_computed_and_missing_ones_are_off()
 
 def test_a_weight_that_nothing_reads_is_named_once(monkeypatch: pytest.MonkeyPatch):
     said = []
-    monkeypatch.setattr(text_to_3d, "warn", said.append)
+    monkeypatch.setattr(guided, "warn", said.append)
     zero = {"lambda_vsd": 0.0, "lambda_orient": 0.0}
     system = build(loss={"lambda_sds": 1.0, "lambda_normal_consistency": 10.0, **zero})
     for batch_idx in range(3):

@@ -1,5 +1,5 @@
 """Camera data: what the renderer is asked to look at, one batch per training step."""
 
-from . import multiview, uncond
+from . import image, multiview, uncond
 
-__all__ = ["multiview", "uncond"]
+__all__ = ["image", "multiview", "uncond"]

@@ -1,12 +1,23 @@
-"""The differentiable scene: geometry, material, background, renderer; and the prompt processors."""
+"""The differentiable scene: geometry, material, background, renderer; images without a scene; and
+the prompt processors."""
 
-from . import background, exporters, geometry, guidance, materials, prompt_processors, renderers
+from . import (
+    background,
+    exporters,
+    geometry,
+    guidance,
+    images,
+    materials,
+    prompt_processors,
+    renderers,
+)
 
 __all__ = [
     "background",
     "exporters",
     "geometry",
     "guidance",
+    "images",
     "materials",
     "prompt_processors",
     "renderers",

@@ -1,5 +1,5 @@
 """Systems: what is optimised, and how one training step goes."""
 
-from . import base, dreamfusion, magic3d, mvdream, prolificdreamer
+from . import base, dreamfusion, image, magic3d, mvdream, prolificdreamer
 
-__all__ = ["base", "dreamfusion", "magic3d", "mvdream", "prolificdreamer"]
+__all__ = ["base", "dreamfusion", "image", "magic3d", "mvdream", "prolificdreamer"]

@@ -4,21 +4,15 @@ pictures."""
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threestudio.registry import find
+from threestudio.systems.guided import GuidedMixin
 from threestudio.systems.lift3d import BaseLift3DSystem
 from threestudio.systems.losses import REGULARIZERS, regularizer
-from threestudio.utils.config import C_max
-from threestudio.utils.errors import ConfigError, NonFiniteError
-from threestudio.utils.logging import warn
-from threestudio.utils.overrides import did_you_mean
-from threestudio.utils.typing import Number
 
 
-class TextTo3DSystem(BaseLift3DSystem):
+class TextTo3DSystem(GuidedMixin, BaseLift3DSystem):
     """A scene optimised by a guidance that looks at its renders.
 
     Loss weights: every `loss_<x>` of the guidance needs `loss.lambda_<x>`; a regulariser without
@@ -34,8 +28,7 @@ class TextTo3DSystem(BaseLift3DSystem):
 
     required_parts = (*BaseLift3DSystem.required_parts, "guidance", "prompt_processor")
 
-    known_losses: tuple[str, ...] = (*REGULARIZERS, "sds", "vsd", "lora")
-    """Losses whose weights are not misspelt, whether or not this system reads them."""
+    known_losses = (*REGULARIZERS, *GuidedMixin.known_losses)
 
     @property
     def regularizers(self) -> tuple[str, ...]:
@@ -45,19 +38,12 @@ class TextTo3DSystem(BaseLift3DSystem):
     @classmethod
     def check(cls, cfg: Any) -> list[str]:
         """List missing parts, wrong schedules, and weights that look misspelt."""
-        faults = super().check(cfg)
-        known = [f"lambda_{name}" for name in cls.known_losses]
-        for name in cfg.loss:
-            if name not in known and did_you_mean(name, known) and not name.endswith("_img"):
-                faults.append(f"system.loss has no key `{name}`.{did_you_mean(name, known)}")
-        return faults
+        return super().check(cfg) + cls.loss_faults(cfg)
 
     def configure(self) -> None:
         """Build the scene, then the guidance and the prompt: before optimizer and checkpoint."""
         super().configure()
-        self.guidance = find(self.cfg.guidance_type)(self.cfg.guidance)
-        self.prompt_processor = find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
-        self.prompt_utils = self.prompt_processor()
+        self.build_guidance()
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Render a batch of cameras."""
@@ -69,52 +55,11 @@ class TextTo3DSystem(BaseLift3DSystem):
         self._check_finite("The render", self.guided_image(out))
         guidance_out = self.guidance(self.guided_image(out), self.prompt_utils, **batch)
         loss = self.guidance_loss(guidance_out) + self.regularization(out)
-        if batch_idx == 0:
-            self._report_unread_weights(guidance_out)
-        for name, value in self.cfg.loss.items():
-            self.log(f"train_params/{name}", float(self.C(value)))
-        self._check_finite("The loss", loss)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self._save_candidates()
-        return {"loss": loss}
+        return self.finish_step(guidance_out, loss, batch_idx)
 
     def guided_image(self, out: dict[str, Any]) -> Float[Tensor, "B H W C"]:
         """Return what the guidance is asked about, of what the renderer returned."""
         return out["comp_rgb"]
-
-    def guidance_loss(self, guidance_out: dict[str, Any]) -> Tensor:
-        """Log the guidance's scalars and sum its losses with their weights."""
-        total = 0.0
-        for name, value in guidance_out.items():
-            if isinstance(value, Tensor) and value.numel() == 1 or isinstance(value, (int, float)):
-                scalar = value.detach().float() if isinstance(value, Tensor) else float(value)
-                self.log(f"train/{name}", scalar, prog_bar=name == "reward")
-            if name.startswith("loss_"):
-                self._check_finite(f"The guidance's {name}", value)
-                total = total + value * self._weight(name)
-        return total
-
-    def _weight(self, loss_name: str) -> Number:
-        key = loss_name.replace("loss_", "lambda_", 1)
-        if key not in self.cfg.loss:
-            raise ConfigError(
-                f"The guidance returns {loss_name}, but `system.loss` has no `{key}`. Add "
-                f"`system.loss.{key}=1.0` (or 0 to switch it off)."
-            )
-        return self.C(self.cfg.loss[key])
-
-    def _report_unread_weights(self, guidance_out: dict[str, Any]) -> None:
-        """Warn of weights above 0 that neither the guidance nor a regulariser of this system has
-        a loss for; upstream's YAMLs list some.
-        """
-        read = {n.replace("loss_", "lambda_", 1) for n in guidance_out if n.startswith("loss_")}
-        read |= {f"lambda_{name}" for name in self.regularizers}
-        unread = [n for n, value in self.cfg.loss.items() if n not in read and C_max(value) > 0]
-        if unread:
-            warn(
-                f"system.loss: nothing here has a loss for {', '.join(unread)}, so the weight is "
-                "not used. Set it to 0 to silence this."
-            )
 
     def regularizer(self, name: str, out: dict[str, Any]) -> Float[Tensor, ""]:
         """Evaluate the regulariser of `lambda_<name>`."""
@@ -132,27 +77,6 @@ class TextTo3DSystem(BaseLift3DSystem):
                 self.log(f"train/loss_{name}", value.detach())
                 total = total + weight * value
         return total
-
-    def _check_finite(self, what: str, value: Any) -> None:
-        value = torch.as_tensor(value)
-        finite = value.isfinite()
-        if finite.all():
-            return
-        share = 100 * (1 - finite.float().mean().item())
-        raise NonFiniteError(
-            f"{what} is NaN or infinite at step {self.true_global_step} ({share:.1f} % of its "
-            "values). "
-            "Lower the learning rate (`system.optimizer`) or the weights in `system.loss`; under "
-            "16-bit precision try `trainer.precision=32-true`."
-        )
-
-    def _save_candidates(self) -> None:
-        """Save the sheet that a guidance with candidates may offer after a step."""
-        pop_sheet = getattr(self.guidance, "pop_sheet", None)
-        rows = pop_sheet() if callable(pop_sheet) and self._save_dir is not None else None
-        if rows:
-            step = self.true_global_step
-            self.save_image_grid(f"it{step}-candidates.png", rows, name="candidates", step=step)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Save a picture of one view: colour, normal if there is one, opacity."""

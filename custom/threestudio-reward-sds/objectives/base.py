@@ -11,6 +11,7 @@ from threestudio.utils.base import BaseModule
 
 from ..priors.base import AbstractPrior, Denoiser
 from ..search import Candidates
+from ..streams import Generators
 
 
 class AbstractObjective(BaseModule, ABC):
@@ -25,6 +26,16 @@ class AbstractObjective(BaseModule, ABC):
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings; empty when they are fine."""
         return []
+
+    @property
+    def has_image_loss(self) -> bool:
+        """Whether `image_gradient` is asked for, too."""
+        return bool(getattr(self.cfg, "use_img_loss", False))
+
+    def conditioned(self, denoiser: Denoiser) -> Denoiser:
+        """Return what candidates are previewed and distilled with: `denoiser`, or it with other
+        prompts."""
+        return denoiser
 
     def attach(self, prior: AbstractPrior) -> None:
         """Add to the prior what the objective trains, and register it; called once."""
@@ -53,7 +64,7 @@ class AbstractObjective(BaseModule, ABC):
         denoiser: Denoiser,
         mask: Bool[Tensor, "K G"],
     ) -> Float[Tensor, "K B 3 H W"]:
-        """Return the same of the image loss, asked for if the objective has `use_img_loss`.
+        """Return the same of the image loss, asked for if the objective `has_image_loss`.
 
         Args:
             images: Renders in [0, 1] at the size that the prior decodes to, without gradient.
@@ -87,7 +98,7 @@ class AbstractObjective(BaseModule, ABC):
         self,
         latents: Float[Tensor, "B c h w"],
         denoiser: Denoiser,
-        generator: torch.Generator,
+        generators: Generators,
     ) -> Dict[str, Float[Tensor, ""]]:
         """Return losses of the objective's own trainable parts as `loss_...`; none by default."""
         return {}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import threestudio
@@ -20,6 +20,7 @@ from ..priors.attention import without_cudnn_attention
 from ..priors.base import AbstractPrior, Denoiser
 from ..schedules import draw_timesteps
 from ..search import Candidates
+from ..streams import Generators, draw
 from .base import AbstractObjective
 from .pixels import decoded_x0
 
@@ -115,13 +116,15 @@ class VSDObjective(AbstractObjective):
         self,
         latents: Float[Tensor, "B c h w"],
         denoiser: Denoiser,
-        generator: torch.Generator,
+        generators: Generators,
     ) -> Dict[str, Float[Tensor, ""]]:
         """Return `loss_lora`: the denoising loss of the adapter on the renders."""
-        drop = torch.rand((), generator=generator).item() < CAMERA_DROP_PROBABILITY
-        text = NO_CAMERA if self.cfg.lora_cfg_training and drop else CAMERA
+        count = 1 if isinstance(generators, torch.Generator) else len(generators)
+        drop = draw(torch.rand, (count,), generators, 0) < CAMERA_DROP_PROBABILITY
+        texts = torch.where(drop & self.cfg.lora_cfg_training, NO_CAMERA, CAMERA)
+        texts = texts.repeat_interleave(len(latents) // count).to(latents.device)
         losses = [
-            self._denoising_loss(latents, denoiser.adapted, text, generator)
+            self._denoising_loss(latents, denoiser.adapted, texts, generators)
             for _ in range(self.cfg.lora_n_timestamp_samples)
         ]
         return {"loss_lora": torch.stack(losses).mean()}
@@ -130,15 +133,15 @@ class VSDObjective(AbstractObjective):
     def _denoising_loss(
         latents: Float[Tensor, "B c h w"],
         adapted: Denoiser,
-        text: int,
-        generator: torch.Generator,
+        texts: Int[Tensor, " B"],
+        generators: Generators,
     ) -> Float[Tensor, ""]:
         """Mean squared error of the network's own output at one timestep per scene, any of T."""
         prior = adapted.prior
         num_scenes, last = len(latents) // prior.num_views, prior.num_train_timesteps - 1
-        timesteps = draw_timesteps(num_scenes, 0, last, generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = draw_timesteps(num_scenes, 0, last, generators).to(latents.device)
+        noise = draw(torch.randn, latents.shape, generators, 0).to(latents)
         alpha, sigma = adapted.alpha_sigma(timesteps, latents)
         with without_cudnn_attention():
-            output = adapted.output(alpha * latents + sigma * noise, timesteps, text)
+            output = adapted.output(alpha * latents + sigma * noise, timesteps, texts)
         return F.mse_loss(output, prior.target(latents, noise, alpha, sigma))

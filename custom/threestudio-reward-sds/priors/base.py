@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError
+from ..streams import Generators
 from .denoiser import Denoiser
 
 CLEAN = -1
@@ -70,6 +71,8 @@ class AbstractPrior(BaseObject, ABC):
     """Cumulative products of the noise schedule, float64."""
     latent_shape: Tuple[int, int, int]
     """Channels, height and width of a latent of the size that the model was trained on."""
+    picture_size: int
+    """Width and height of the pictures that the model was trained on."""
     prediction_type: str
     """What the network predicts: "epsilon" or "v_prediction"."""
 
@@ -80,9 +83,18 @@ class AbstractPrior(BaseObject, ABC):
 
     @abstractmethod
     def encode(
-        self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        generators: Optional[Generators],
+        as_latents: bool = False,
     ) -> Float[Tensor, "B c h w"]:
-        """Encode renders in [0, 1], with gradients; `as_latents`: they are latents already."""
+        """Encode renders in [0, 1], with gradients.
+
+        Args:
+            rgb: The renders.
+            generators: Of a draw of the posterior; None for its mean.
+            as_latents: The renders are latents already.
+        """
 
     def pixels(self, rgb: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 3 S S"]:
         """Return renders in [0, 1] at the size that `decode` returns, with gradients."""
@@ -138,12 +150,15 @@ class AbstractPrior(BaseObject, ABC):
     def bind(self, prompt_utils: Any, cameras: Cameras, chunk_size: int) -> Denoiser:
         """Fix prompt and cameras of one step; a network call gets at most `chunk_size` images."""
 
+        def bind_others(prompts: Any) -> Denoiser:
+            return self.bind(prompts, cameras, chunk_size)
+
         def bind_adapted() -> Denoiser:
             conditioning = self.adapted_conditioning(prompt_utils, cameras)
             return Denoiser(self, self.adapted_network, conditioning, chunk_size)
 
         conditioning = self.conditioning(prompt_utils, cameras)
-        return Denoiser(self, self.network, conditioning, chunk_size, bind_adapted)
+        return Denoiser(self, self.network, conditioning, chunk_size, bind_adapted, bind_others)
 
     def alpha_sigma(
         self, timesteps: Int[Tensor, " G"], like: Tensor

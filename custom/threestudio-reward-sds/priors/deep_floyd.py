@@ -5,9 +5,8 @@ are those of a T5 encoder, which the prompt processor runs; nothing here loads i
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List
+from typing import Any, ClassVar, Dict, List, Optional
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
 from ..model_folders import folder_faults, is_local, read_json
+from ..streams import Generators
 from .base import Cameras, Conditioning
 from .folder import PATH_KEY, PIXEL_FILES, Diffusion, load_diffusion
 from .text import single_view_text
@@ -71,7 +71,10 @@ class DeepFloydPrior(AbstractUNetPrior):
             raise UserError(f"{error}{_licence_hint(path)}") from error
 
     def encode(
-        self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        generators: Optional[Generators],
+        as_latents: bool = False,
     ) -> Float[Tensor, "B c h w"]:
         """Resize renders to the model's size and map them from [0, 1] to [-1, 1]."""
         if as_latents:

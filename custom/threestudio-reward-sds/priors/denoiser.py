@@ -1,7 +1,7 @@
 """A prior with prompt and cameras of one step fixed, evaluated in chunks."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,7 @@ class Denoiser:
         conditioning: "Conditioning",
         chunk_size: int,
         bind_adapted: Optional[Callable[[], "Denoiser"]] = None,
+        bind_others: Optional[Callable[[Any], "Denoiser"]] = None,
     ):
         self.prior = prior
         self.network = network
@@ -36,19 +37,28 @@ class Denoiser:
         self.negative_weights = () if weights is None else weights.unbind(dim=1)  # n of [B]
         self.num_texts = 2 + len(self.negative_weights)
         self.chunk_size = max(chunk_size // prior.num_views, 1) * prior.num_views
-        self._bind_adapted = bind_adapted
+        self._bind_adapted, self._bind_others = bind_adapted, bind_others
+        self._relatives: List[Denoiser] = []
         self._images_evaluated = 0
 
     @cached_property
     def adapted(self) -> "Denoiser":
         """The same step of the network with its adapter; its texts are the camera and none."""
-        return self._bind_adapted()
+        return self._related(self._bind_adapted())
+
+    def given(self, prompt_utils: Any) -> "Denoiser":
+        """Return the same step with other prompts."""
+        return self._related(self._bind_others(prompt_utils))
+
+    def _related(self, denoiser: "Denoiser") -> "Denoiser":
+        self._relatives.append(denoiser)
+        return denoiser
 
     @property
     def images_evaluated(self) -> int:
-        """Images that went through the network so far; each text of an image counts."""
-        adapted = self.__dict__.get("adapted")  # without making it
-        return self._images_evaluated + (adapted.images_evaluated if adapted else 0)
+        """Images that went through the network so far, for this denoiser and those made from it;
+        each text of an image counts."""
+        return self._images_evaluated + sum(one.images_evaluated for one in self._relatives)
 
     def __call__(
         self,
@@ -86,12 +96,16 @@ class Denoiser:
         ]
 
     def output(
-        self, noisy: Float[Tensor, "B c h w"], timesteps: Int[Tensor, " G"], text: int
+        self,
+        noisy: Float[Tensor, "B c h w"],
+        timesteps: Int[Tensor, " G"],
+        texts: Int[Tensor, " B"],
     ) -> Float[Tensor, "B c h w"]:
-        """Return the network's own output for each image, given one of its texts."""
+        """Return the network's own output for each image, given the one of its texts that `texts`
+        names."""
         times = timesteps.repeat_interleave(self.prior.num_views)
         image = torch.arange(len(noisy), device=noisy.device)
-        return self._evaluate(noisy, times, text * len(noisy) + image)
+        return self._evaluate(noisy, times, texts * len(noisy) + image)
 
     def _evaluate(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..streams import Generators, draw
 from .adapter import LoRAAdapter
 from .base import Cameras, Conditioning
 from .folder import LatentDiffusion
@@ -43,6 +44,11 @@ class AbstractLatentPrior(AbstractUNetPrior):
         self.image_size = image_size or model.latent_size * model.scale
         self.latent_size = self.image_size // model.scale
 
+    @property
+    def picture_size(self) -> int:
+        """Width and height of the pictures that are encoded."""
+        return self.image_size
+
     def pixels(self, rgb: Float[Tensor, "B H W C"]) -> Float[Tensor, "B 3 S S"]:
         if rgb.shape[-1] != 3:
             raise UserError(
@@ -52,7 +58,10 @@ class AbstractLatentPrior(AbstractUNetPrior):
         return resize(at_least_single(rgb).permute(0, 3, 1, 2), self.image_size)
 
     def encode(
-        self, rgb: Float[Tensor, "B H W C"], generator: torch.Generator, as_latents: bool = False
+        self,
+        rgb: Float[Tensor, "B H W C"],
+        generators: Optional[Generators],
+        as_latents: bool = False,
     ) -> Float[Tensor, "B c h w"]:
         """Encode renders in [0, 1]: a draw of the VAE's posterior (`encode_sample`) or its mean."""
         check_scenes(rgb.shape[0], self.num_views)
@@ -64,9 +73,9 @@ class AbstractLatentPrior(AbstractUNetPrior):
             inputs = images * 2 - 1
             posterior = self.vae.encode(inputs.to(self.vae.dtype)).latent_dist
             latents = posterior.mean
-            if self.cfg.encode_sample:
-                draw = torch.randn(latents.shape, generator=generator).to(latents)
-                latents = latents + posterior.std * draw
+            if self.cfg.encode_sample and generators is not None:
+                drawn = draw(torch.randn, latents.shape, generators, 0).to(latents)
+                latents = latents + posterior.std * drawn
             return latents.to(images.dtype) * self.vae.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "N c h w"]) -> Float[Tensor, "N 3 H W"]:

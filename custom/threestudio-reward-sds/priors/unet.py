@@ -66,6 +66,11 @@ class AbstractUNetPrior(AbstractPrior):
         """Channels, height and width of what is denoised."""
         return self.unet.config.in_channels, self.latent_size, self.latent_size
 
+    @property
+    def picture_size(self) -> int:
+        """Width and height of what is denoised, or of the pictures that a VAE makes of it."""
+        return self.latent_size
+
     def network(
         self,
         noisy: Float[Tensor, "N c h w"],

@@ -3,10 +3,11 @@ kept on disk."""
 
 import os
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from threestudio.models.faults import refuse
@@ -26,6 +27,11 @@ from threestudio.models.prompt_processors.output import (
     PERP_NEG,
     PromptProcessorOutput,
     perp_neg_faults,
+)
+from threestudio.models.prompt_processors.scenes import (
+    ScenePrompts,
+    scene_faults,
+    scene_settings,
 )
 from threestudio.models.prompt_processors.source import folder_faults
 from threestudio.models.prompt_processors.views import (
@@ -51,7 +57,11 @@ __all__ = [
 
 def text_faults(cfg: Any) -> list[str]:
     """List what is wrong with the settings of the texts, which need no encoder."""
-    return library_faults(cfg.prompt) + debiasing_faults(cfg) + perp_neg_faults(cfg)
+    faults = scene_faults(cfg) + perp_neg_faults(cfg)
+    for settings in scene_settings(cfg) if cfg.prompts else [cfg]:
+        scene = OmegaConf.create(settings)
+        faults += library_faults(scene.prompt) + debiasing_faults(scene)
+    return faults
 
 
 class PromptProcessor(BaseObject):
@@ -64,6 +74,8 @@ class PromptProcessor(BaseObject):
     class Config(BaseObject.Config):
         prompt: str = "a hamburger"
         """What to make; `lib:kw1_kw2` picks an entry of the prompt library."""
+        prompts: Optional[list[str]] = None
+        """One prompt for each scene of a batch, in place of `prompt`."""
         prompt_front: Optional[str] = None
         """Replaces the whole prompt for the front view; the same for the three below."""
         prompt_side: Optional[str] = None
@@ -119,6 +131,9 @@ class PromptProcessor(BaseObject):
     def configure(self) -> None:
         cfg = self.cfg
         refuse(self.check(cfg))
+        self.scenes = [type(self)(scene) for scene in scene_settings(cfg)] if cfg.prompts else []
+        if self.scenes:
+            return
         self.directions = make_directions(
             cfg.front_threshold,
             cfg.back_threshold,
@@ -213,8 +228,10 @@ class PromptProcessor(BaseObject):
             [self.load_from_cache(p) for p in self.negative_prompts_vd]
         )
 
-    def __call__(self) -> PromptProcessorOutput:
-        """Return the embeddings and texts."""
+    def __call__(self) -> Union[PromptProcessorOutput, ScenePrompts]:
+        """Return the embeddings and texts, of all scenes if there are several `prompts`."""
+        if self.scenes:
+            return ScenePrompts([scene() for scene in self.scenes])
         cfg = self.cfg
         return PromptProcessorOutput(
             text_embeddings=self.text_embeddings,
