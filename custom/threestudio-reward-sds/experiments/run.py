@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         order = [trial.key for trial in experiment.trials]
         sort_rows(experiment.table, order, experiment.row_kind)
     sys.stdout.write(f"{experiment.table}\n")
+    if args.report:
+        importlib.import_module("report").main([args.experiment])
     return 1 if failures else 0
 
 
@@ -64,6 +66,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per run")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--limit", type=int, help="stop after this many runs or batches")
+    parser.add_argument("--report", action="store_true", help="write the report, too")
     parser.add_argument("--fresh", action="store_true", help="remove the table first")
     return parser.parse_args(argv)
 
