@@ -117,7 +117,7 @@ def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: 
     more = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         more.append("system.geometry_convert_from=null")
-    if "source_image" in OmegaConf.load(path).system.guidance:
+    if "source_image" in OmegaConf.to_container(OmegaConf.load(path))["system"]["guidance"]:
         (tmp_path / "picture.png").symlink_to(tiny_world.save_picture(tmp_path / "p.png"))
         more += [
             "system.guidance.source_image=picture.png",

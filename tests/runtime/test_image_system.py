@@ -41,7 +41,7 @@ class ToyImageGuidance(toys.ToyGuidance):
             for seed in batch["scene_seeds"].tolist()
         ]
         target = torch.stack(targets)[:, None, None].to(rgb)
-        return {"loss_sds": ((rgb - target) ** 2).sum()}
+        return {"loss_sds": ((rgb - target) ** 2).sum() / len(rgb)}
 
     @staticmethod
     def to_latents(pictures: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ class ToyImageGuidance(toys.ToyGuidance):
         return rgb.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
 
-def config(root: Path, seeds: Any = (3, 5), **image: Any) -> dict[str, Any]:
+def config(root: Path, seeds: Any = (3, 5), optimizer: Any = None, **image: Any) -> dict[str, Any]:
     made = toys.config(root)
     kept = ("prompt_processor_type", "prompt_processor", "loss", "optimizer")
     made["data_type"], made["data"] = "image-datamodule", {"seeds": list(seeds)}
@@ -64,7 +64,7 @@ def config(root: Path, seeds: Any = (3, 5), **image: Any) -> dict[str, Any]:
         "guidance_type": "toy-image-guidance",
         "loss": {"lambda_sds": 1.0},
     }
-    made["system"]["optimizer"]["params"] = {"image": {"lr": 0.05}}
+    made["system"]["optimizer"] = optimizer or {"name": "Adam", "args": {"lr": 0.05}}
     return made
 
 
@@ -151,10 +151,12 @@ def test_the_run_leaves_pictures_a_grid_and_a_video(tmp_path: Path):
     torch.testing.assert_close(saved, pictures[1], atol=0.51 / 255, rtol=0)
 
 
-def test_an_image_made_alone_is_the_one_of_the_batch(tmp_path: Path):
-    both = run(write(tmp_path)).system.image.values
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_an_image_made_alone_is_the_one_of_the_batch(optimizer: str, tmp_path: Path):
+    settings = {"name": optimizer, "args": {"lr": 0.05}}
+    both = run(write(tmp_path, optimizer=settings)).system.image.values
     (tmp_path / "alone").mkdir()
-    alone = run(write(tmp_path / "alone", seeds=(5,))).system.image.values
+    alone = run(write(tmp_path / "alone", seeds=(5,), optimizer=settings)).system.image.values
     assert torch.equal(alone[0], both[1])
 
 

@@ -64,13 +64,18 @@ class ImageSystem(GuidedMixin, BaseSystem):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Ask the guidance about all images, and return the weighted sum of its losses."""
+        """Ask the guidance about all images, and return the weighted sum of its losses.
+
+        A guidance returns the mean over the batch. It is multiplied by the number of images, so
+        that what an image learns does not depend on how many there are, with any optimizer.
+        """
         images = self.image()
         self._check_finite("An image", images)
         guidance_out = self.guidance(
             images, self.prompt_utils, **batch, rgb_as_latents=self.image.is_latent
         )
-        return self.finish_step(guidance_out, self.guidance_loss(guidance_out), batch_idx)
+        loss = self.guidance_loss(guidance_out) * len(images)
+        return self.finish_step(guidance_out, loss, batch_idx)
 
     @torch.no_grad()
     def pictures(self) -> Float[Tensor, "G H W 3"]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,14 +12,15 @@ from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
 from ..model_folders import folder_faults
+from .adapter import CAMERA_DIM
 from .base import Cameras, Conditioning
 from .folder import DIFFUSION_FILES, PATH_KEY, load_latent_diffusion
 from .latent import AbstractLatentPrior
 from .text import single_view_text
 from .unet import apply_options, option_faults
 
-CAMERA_CONDITIONS = {"extrinsics": "c2w", "mvp": "mvp"}
-"""Value of `camera_condition_type` to the field of `Cameras` that it means."""
+CAMERA_CONDITIONS = {"extrinsics": "c2w", "mvp": "mvp", "none": None}
+"""Value of `camera_condition_type` to the field of `Cameras` that it means; None means zeros."""
 
 
 @threestudio.register("stable-diffusion-prior")
@@ -38,7 +40,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
         view_dependent_prompting: bool = True
         """Add ", front view" etc. to the prompt according to the camera."""
         camera_condition_type: str = "extrinsics"
-        """Camera matrix that VSD's adapter sees: "extrinsics" (camera-to-world) or "mvp"."""
+        """Camera matrix that VSD's adapter sees: "extrinsics" (camera-to-world), "mvp", or "none"
+        for images without a camera (official 2D code: zeros)."""
         image_size: Optional[int] = None
         """Pixels of the encoded image; null: what the model was trained on."""
         encode_sample: bool = True
@@ -85,11 +88,14 @@ class StableDiffusionPrior(AbstractLatentPrior):
 
     def camera_numbers(self, cameras: Cameras) -> Float[Tensor, "B 16"]:
         name = CAMERA_CONDITIONS[self.cfg.camera_condition_type]
+        if name is None:
+            return torch.zeros(len(cameras.azimuth), CAMERA_DIM, device=cameras.azimuth.device)
         matrices = getattr(cameras, name)
         if matrices is None:
             raise UserError(
                 f"VSD needs the camera matrices `{'mvp_mtx' if name == 'mvp' else name}` in the "
-                'batch. Use `data_type: "random-camera-datamodule"`.'
+                'batch. Use `data_type: "random-camera-datamodule"`, or, in 2D, '
+                '`system.guidance.camera_condition_type: "none"`.'
             )
         return matrices.flatten(1)
 
