@@ -24,6 +24,14 @@ ALPHA = 0.01
 """Largest p that counts as a difference."""
 SCALE, GALLERY = 3, 8
 """Enlargement of the pictures of a gallery, and its captions."""
+HOW_TO_READ = """\
+The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
+that a reward that rises without the judge shows. Methods draw the same noise for the same caption
+and seed, and a table has the runs that all of its methods have. Intervals are of 95 %, bootstrapped
+over captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: method
+and baseline are exchanged within captions (99,999 times at random), whose values are means over
+seeds. It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would
+mostly be ties. p is not corrected for the number of comparisons."""
 
 
 def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
@@ -63,14 +71,7 @@ def _header(experiment: Experiment, rows: list[Row]) -> str:
             f"{len(rows)} of {len(experiment.trials)} pictures. Written by",
             commands(experiment),
             machine(rows),
-            "The judge, a network that no guidance has seen, decides; the optimised reward stands "
-            "beside it, so that a reward that rises without the judge shows. A table has the runs "
-            "that all of its methods have. Intervals are of 95 %, bootstrapped over captions (10,000 "
-            "resamples); p is of a paired, two-sided permutation test over captions (99,999 random "
-            "exchanges of the two methods within captions, whose value is the mean over seeds). It "
-            "tests the mean that the table shows and needs no distribution, which shares of so few "
-            "seeds do not have. p is not corrected for the number of comparisons. The methods draw "
-            "the same noise for the same caption and seed.",
+            HOW_TO_READ,
         ]
     )
 

@@ -180,7 +180,7 @@ def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> l
             if seed not in spec.get("seeds", loaded["seeds"]):
                 continue
             captions = _captions(spec.get("captions", loaded["captions"]), captions_of)
-            overrides = (*loaded.get("overrides", []), *spec.get("overrides", []))
+            overrides = (*_flat(loaded.get("overrides", [])), *_flat(spec.get("overrides", [])))
             # what else a picture of a batch depends on
             together = (f"batch={loaded['batch']}", *captions) if "batch" in loaded else ()
             config_id = _config_id(root / spec["config"], (*overrides, *together), weights)
@@ -189,6 +189,11 @@ def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> l
             )
         trials += [trial for turn in zip_longest(*plans) for trial in turn if trial]
     return trials
+
+
+def _flat(overrides: list[str | list[str]]) -> list[str]:
+    """Spread the lists that stand among overrides, which YAML's aliases make."""
+    return [o for item in overrides for o in (item if isinstance(item, list) else [item])]
 
 
 def _captions(spec: list[str] | dict[str, Any], captions_of: CaptionSource) -> list[str]:

@@ -160,7 +160,8 @@ def execute(
                 continue
             append_rows(experiment.table, rows)
             finished += rows
-            bar.set_postfix_str(standing(finished))
+            shown = {rows[0].method} if experiment.batch else set(experiment.methods)
+            bar.set_postfix_str(standing([row for row in finished if row.method in shown]))
             bar.update(len(rows))
     return failures
 
