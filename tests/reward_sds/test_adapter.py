@@ -156,8 +156,18 @@ def test_camera_matrices_are_asked_for(world):
         built(images(), Prompts(width=TEXT_WIDTH), **entries)
 
 
+def test_images_without_a_camera_show_the_adapter_zeros(world):
+    built = build(world, camera_condition_type="none")
+    entries = batch_of(VIEWS)
+    del entries["c2w"], entries["mvp_mtx"]
+    out = built(images(), Prompts(width=TEXT_WIDTH), **entries)
+    assert out["loss_vsd"].isfinite()
+    seen = output(built.prior, adapted=True)
+    assert torch.equal(seen.cond, seen.uncond), "camera and no camera are the same"
+
+
 def test_an_unknown_camera_condition_is_refused(world):
-    with pytest.raises(ValueError, match="'spherical', but must be one of extrinsics, mvp"):
+    with pytest.raises(ValueError, match="'spherical', but must be one of extrinsics, mvp, none"):
         build(world, camera_condition_type="spherical")
 
 

@@ -77,6 +77,21 @@ def test_previews_of_one_step_cost_nothing_in_either_stage(at):
     assert out["unet_calls"] == 2 * COUNT * BATCH == sum(built.prior.calls)
 
 
+def test_a_3d_scene_of_two_views_equals_the_plain_loop():
+    built = build(reward_strategy="mean", n_view=2)
+    _, gradient = step(built, START)
+    (t,), noise = drawn(built, BATCH, COUNT, START)
+    z = render(BATCH).detach().permute(0, 3, 1, 2)
+    good, bad = (network(built.prior, "a cat" + suffix) for suffix in (GOOD, BAD))
+
+    def residual(latents, eps, t):
+        return reference.bridge_residual(latents, eps, t, built.prior.alpha_bar, good, bad, 4.0)
+
+    weights = [[1 / COUNT]] * COUNT
+    expected = reference.weighted_gradient(z, noise, [t], weights, residual)
+    assert torch.allclose(gradient, expected.permute(0, 2, 3, 1), atol=1e-10)
+
+
 def test_the_reward_reads_the_plain_prompt():
     built = build(reward_strategy="min-max")
     step(built, START)
