@@ -40,7 +40,8 @@ def rows_of(method, right, reward=10.0, outside=None):
     "right, reward, words",
     [
         (18, 30.0, "better"),
-        (5, 30.0, "**reward up, judge not**"),
+        (5, 30.0, "reward up, judge undecided"),
+        (4, 30.0, "**reward up, judge not**"),
         (5, 10.0, "no difference shown"),
     ],
 )

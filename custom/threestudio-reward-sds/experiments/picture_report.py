@@ -128,10 +128,13 @@ def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
 def reading(rows: list[Row], baseline: list[Row]) -> str:
     """Say in words what judge and reward say of a difference."""
     pair = _measured(rows, "all"), _measured(baseline, "all")
+    judged = paired_difference(*pair).mean
     if paired_p_value(*pair) < ALPHA:
-        return "better" if paired_difference(*pair).mean > 0 else "**worse**"
+        return "better" if judged > 0 else "**worse**"
     rewarded = paired_difference(_measured(rows, "reward"), _measured(baseline, "reward"))
-    return "**reward up, judge not**" if rewarded.low > 0 else "no difference shown"
+    if rewarded.low <= 0:
+        return "no difference shown"
+    return "reward up, judge undecided" if judged > 0 else "**reward up, judge not**"
 
 
 def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
