@@ -136,9 +136,12 @@ def accumulate(
         largest: Largest radius so far, pixels.
         visible: Which Gaussians the picture shows.
         radii: Their radii in it.
-        gradient: Gradient of the projected centres [P 2 or more], None if there is none.
+        gradient: Gradient of the projected centres [P 2 or more], None if there is none. One that
+            is not finite is not counted.
     """
     torch.maximum(largest, radii.to(largest), out=largest)
     if gradient is not None:
-        sums += gradient[:, :2].norm(dim=1) * visible
-        counts += visible
+        length = gradient[:, :2].norm(dim=1)
+        counted = visible & length.isfinite()
+        sums += torch.where(counted, length, 0.0)
+        counts += counted

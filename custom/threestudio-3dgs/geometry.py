@@ -153,8 +153,8 @@ class GaussianBaseModel(GaussianModel):
         visibility_filter: Sequence[Tensor],
         radii: Sequence[Tensor],
         viewspace_points: Sequence[Any],
-    ) -> None:
-        """Do density control after a training step.
+    ) -> int:
+        """Do density control after a training step; return how many Gaussians `bound` held.
 
         Args:
             iteration: The step.
@@ -174,7 +174,7 @@ class GaussianBaseModel(GaussianModel):
             self.densify(iteration)
         if density.is_due(iteration, 1, cfg.densify_until_iter, cfg.opacity_reset_interval):
             self.reset_opacity()
-        self.bound()
+        return self.bound()
 
     @torch.no_grad()
     def densify(self, iteration: int) -> None:
@@ -224,11 +224,33 @@ class GaussianBaseModel(GaussianModel):
                 value.zero_()
 
     @torch.no_grad()
-    def bound(self) -> None:
-        """Keep parameters where the picture has a gradient in them, see `settings`."""
-        low, high = torch.tensor(OPACITY_RANGE).logit().tolist()
-        self._opacity.clamp_(low, high)
-        low, high = torch.tensor(self.scale_range).log().tolist()
-        self._scaling.clamp_(low, high)
-        limit = min(self.color_clip, BLACK)
-        self._features_dc.clamp_(-limit, limit)
+    def bound(self) -> int:
+        """Keep parameters where the picture has a gradient in them, see `settings`; return how many
+        Gaussians had to be brought back."""
+        harmonic = min(self.color_clip, BLACK)
+        limits = {
+            "_opacity": torch.tensor(OPACITY_RANGE).logit().tolist(),
+            "_scaling": torch.tensor(self.scale_range).log().tolist(),
+            "_features_dc": (-harmonic, harmonic),
+        }
+        held = torch.zeros_like(self._opacity[:, 0], dtype=torch.bool)
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            held |= ((value < low) | (value > high)).flatten(1).any(dim=1)
+            value.clamp_(low, high)
+        return int(held.sum())
+
+    @torch.no_grad()
+    def drop_broken_gradients(self) -> int:
+        """Set gradients of Gaussians that have NaN or infinity in them to 0; return their number.
+
+        If all are broken they stay, as then nothing is left to train."""
+        grads = [getattr(self, name).grad for name in PARAMETERS.values()]
+        grads = [grad for grad in grads if grad is not None]
+        if not grads:
+            return 0
+        fine = torch.stack([grad.isfinite().flatten(1).all(dim=1) for grad in grads]).all(dim=0)
+        if fine.any() and not fine.all():
+            for grad in grads:
+                grad[~fine] = 0.0
+        return int((~fine).sum())

@@ -57,6 +57,7 @@ class GaussianRenderer(Renderer):
         width: int,
         height: int,
         rays_d: Optional[Float[Tensor, "B H W 3"]] = None,
+        bg_color: Optional[Float[Tensor, "..."]] = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Render images.
@@ -66,6 +67,7 @@ class GaussianRenderer(Renderer):
             fovy: Vertical fields of view, radians; pixels are square.
             width: Columns. height: Rows.
             rays_d: Directions of the pixels, for backgrounds that depend on them.
+            bg_color: Replaces what is behind the scene: [B 3] or [1 3], or [B H W 3].
             **kwargs: Ignored.
 
         Returns:
@@ -77,7 +79,11 @@ class GaussianRenderer(Renderer):
             [P]; `radii` [P], pixels.
         """
         found, points = self._draw(Cameras.of(c2w, fovy, height, width))
-        behind = self.behind(len(c2w), height, width, rays_d).to(found.color)
+        if bg_color is None:
+            behind = self.behind(len(c2w), height, width, rays_d).to(found.color)
+        else:
+            behind = bg_color if bg_color.dim() == 4 else bg_color[:, None, None]
+            behind = behind.to(found.color).expand_as(found.color)
         return {
             "comp_rgb": (found.color + (1.0 - found.opacity) * behind).clamp(0.0, 1.0),
             "comp_rgb_fg": found.color,

@@ -61,7 +61,9 @@ class GaussianSplattingSystem(SamplingSystem):
 
     Regularisers: position, opacity, scales, tv_loss, depth_tv_loss. A weight may be a schedule, and
     one that is missing is 0; the gradient of the projected centres, by which Gaussians are added,
-    is that of all losses together."""
+    is that of all losses together. Logged are counters: `gaussians`, `gaussians_held` (brought back
+    inside of their bounds in a step), `gaussians_dropped` (left out of it, their gradient was NaN
+    or infinite) and `empty_pictures` (that showed none)."""
 
     @dataclass
     class Config(SamplingSystem.Config):
@@ -127,6 +129,12 @@ class GaussianSplattingSystem(SamplingSystem):
             out["lr_scheduler"] = parse_scheduler(self.cfg.scheduler, optimizer)
         return out
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave Gaussians out of the step whose gradient is broken; stop if all are."""
+        dropped = self.geometry.drop_broken_gradients()
+        self.log("train/gaussians_dropped", float(dropped))
+        super().on_before_optimizer_step(optimizer)
+
     def optimizer_step(
         self,
         epoch: int,
@@ -138,8 +146,12 @@ class GaussianSplattingSystem(SamplingSystem):
 
         Here, and not in a hook after the batch, because checkpoints are written before those."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.geometry.update_states(self.true_global_step, **self._pictures)
+        empty = sum(not bool(visible.any()) for visible in self._pictures["visibility_filter"])
+        held = self.geometry.update_states(self.true_global_step, **self._pictures)
         self._pictures = {name: [] for name in LISTS}
+        self.log("train/gaussians", float(len(self.geometry.get_xyz)))
+        self.log("train/gaussians_held", float(held))
+        self.log("train/empty_pictures", float(empty))
 
     def on_fit_start(self) -> None:
         """Refuse what density control cannot work with."""

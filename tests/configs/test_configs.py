@@ -24,27 +24,16 @@ FIRST_STAGES = {
     "prolificdreamer-texture-reward-vsd": "prolificdreamer-geometry",
 }
 """Later stages, and what they can start from."""
-BLOCKS = ROOT / "configs/tiny-blocks.yaml"
-"""What replaces the models and sizes of another YAML."""
-BLOCKS_IMAGE = ROOT / "configs/tiny-blocks-image.yaml"
-"""The same for images without a scene."""
+SHRINKERS = {
+    kind: ROOT / f"configs/tiny-blocks{ending}.yaml"
+    for kind, ending in {"volume": "", "gaussians": "-gaussians", "image": "-image"}.items()
+}
+"""What replaces the models and sizes of another YAML, by what it trains."""
 CONFIGS = sorted(
-    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {BLOCKS, BLOCKS_IMAGE}
+    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {*SHRINKERS.values()}
 )
 TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
-"""What `tiny-blocks.yaml` is for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
-
-
-def shrinker(path: Path) -> Path:
-    """Return the YAML that is merged over another one to make it tiny."""
-    return BLOCKS_IMAGE if is_image(path) else BLOCKS
-
-
-def is_image(path: Path) -> bool:
-    """Tell whether a YAML is about images without a scene."""
-    return OmegaConf.load(path).system_type == "image-system"
-
-
+"""What they are for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
 Starter = Callable[[str], list[str]]
 """Of a YAML's name, the overrides that start it from the stage before."""
 
@@ -112,6 +101,14 @@ def assets(tmp_path: Path) -> None:
     (tmp_path / "load").symlink_to(ROOT / "load")
 
 
+def kind(path: Path) -> str:
+    """Tell what a YAML trains: "volume", "gaussians" or "image"."""
+    config = OmegaConf.load(path)
+    if config.system_type == "image-system":
+        return "image"
+    return "gaussians" if config.system.geometry_type == "gaussian-splatting" else "volume"
+
+
 @pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
 def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: Path):
     more = ["system.prompt_processor.prompt=a cube"]
@@ -123,21 +120,30 @@ def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: 
             "system.guidance.source_image=picture.png",
             "system.guidance.source_prompt=a sphere",
         ]
-    merged = merge_to_plain(path, shrinker(path), overrides=more)
+    merged = merge_to_plain(path, SHRINKERS[kind(path)], overrides=more)
     assert config_faults(merged) == []
     folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
     assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
 
 
 @pytest.mark.slow
-def test_tiny_blocks_trains_on_the_embedded_models(assets: None, tmp_path: Path):
-    (path,) = (path for path in CONFIGS if path.stem == "prolificdreamer-reward-vsd")
+@pytest.mark.parametrize("name", ["prolificdreamer-reward-vsd", "dreamgaussian-sd21-reward-vsd"])
+def test_tiny_blocks_trains_on_the_embedded_models(name: str, assets: None, tmp_path: Path):
+    (path,) = (path for path in CONFIGS if path.stem == name)
     cpu = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=2"]
     prompt = "system.prompt_processor.prompt=a red cube on the left of a blue sphere"
-    made = run([str(path), str(BLOCKS)], [*cpu, prompt])
-    assert Path(made.trial_dir).is_relative_to("outputs/tiny-blocks/prolificdreamer-reward-vsd")
+    made = run([str(path), str(SHRINKERS[kind(path)])], [*cpu, prompt])
+    assert Path(made.trial_dir).is_relative_to(f"outputs/tiny-blocks/{name}")
     assert len(losses(made.trial_dir)) == 2
     assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if kind(path) == "gaussians"], ids=lambda path: path.stem
+)
+def test_gaussians_start_inside_of_their_box(path: Path):
+    geometry = OmegaConf.load(path).system.geometry
+    assert 0 < geometry.pc_init_radius <= geometry.radius
 
 
 UPSTREAM = {
@@ -203,11 +209,43 @@ def test_config_trains_resumes_tests_and_exports(
     assert len(losses(second.trial_dir)) == 2
     save = Path(second.trial_dir, "save")
     assert (save / "it4-test.mp4").is_file()
-    assert (save / ("it4.png" if is_image(path) else "it4-0.png")).is_file()
+    assert (save / ("it4.png" if kind(path) == "image" else "it4-0.png")).is_file()
     if "reward" in path.stem:
         assert list(save.glob("*candidates.png"))
     (save / "it4-test.mp4").unlink()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
     assert (save / "it4-test.mp4").is_file()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
-    assert (save / "it4-export" / ("1.png" if is_image(path) else "model.obj")).is_file()
+    assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs_on_cuda_and_starts_as_on_a_cpu(
+    path: Path, world: dict[str, str], started: Starter, tmp_path: Path
+):
+    """All draws are made on the CPU: only rounding differs, and the first loss hardly does."""
+    short = tiny(path, world, tmp_path / "out") + started(path.stem)
+    short += ["trainer.max_steps=4", "checkpoint.every_n_train_steps=2", "checkpoint.save_top_k=-1"]
+    slow = run(str(path), [*short, "tag=cpu"])
+    fast = run(str(path), [*short, "trainer.accelerator=gpu", "tag=cuda"])
+    assert {value.device.type for value in fast.system.parameters()} <= {"cuda", "cpu"}
+    assert all(value.isfinite().all() for value in fast.system.state_dict().values())
+    assert losses(fast.trial_dir)[0] == pytest.approx(losses(slow.trial_dir)[0], rel=0.02)
+    (halfway,) = Path(fast.trial_dir, "ckpts").glob("*step=2.ckpt")
+    parsed = f"{fast.trial_dir}/configs/parsed.yaml"
+    again = run(parsed, [f"resume={halfway}"])
+    assert len(losses(again.trial_dir)) == 2
+    run(parsed, [f"resume={again.trial_dir}/ckpts/last.ckpt"], mode="export")
+    save = Path(again.trial_dir, "save")
+    assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["blocks-mvdream-vsd", "blocks-mvdream-reward-vsd"])
+def test_vsd_in_half_precision_stays_finite_on_cuda(name: str, assets: None):
+    """A run stops with an error at the first gradient that is not."""
+    (path,) = (path for path in CONFIGS if path.stem == name)
+    prompt = "system.prompt_processor.prompt=a yellow cube under a purple cone"
+    made = run(str(path), [prompt, "trainer.enable_progress_bar=false", "data.n_test_views=1"])
+    assert len(losses(made.trial_dir)) > 1 and made.system.global_step == 200

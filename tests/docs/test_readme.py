@@ -8,7 +8,9 @@ import pytest
 
 from tests.docs.reference_tables import README, ROOT, components, current_block, render, settings
 
-PAGES = (README, ROOT / "load/README.md", ROOT / "custom/threestudio-reward-sds/README.md")
+GAUSSIANS = ROOT / "custom/threestudio-3dgs/README.md"
+EXTENSION = ROOT / "custom/threestudio-reward-sds/README.md"
+PAGES = (README, ROOT / "load/README.md", EXTENSION, GAUSSIANS)
 
 
 def test_reference_tables_are_up_to_date():
@@ -45,6 +47,13 @@ def test_files_named_in_commands_exist(page: Path):
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_every_config_of_gaussians_is_on_their_page():
+    text = GAUSSIANS.read_text(encoding="utf-8")
+    stems = {path.stem for path in ROOT.glob("custom/threestudio-3dgs/configs/*.yaml")}
+    stems |= {path.stem for path in ROOT.glob("custom/*/configs/*gaussian*.yaml")}
+    assert not [stem for stem in stems if f"`{stem}`" not in text]
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     text = README.read_text(encoding="utf-8")
@@ -67,3 +76,14 @@ def test_rates_are_those_of_the_committed_runs(method: str, row: str):
         r"[\d.]+ %", line.group()
     )
     assert f"| {len(runs)} |" in line.group()
+
+
+@pytest.mark.parametrize("prior", ["Stable Diffusion 2.1", "MVDream"])
+def test_times_of_steps_are_those_of_the_committed_table(prior: str):
+    table = ROOT / "custom/threestudio-reward-sds/results/architectures.md"
+    row = re.compile(
+        rf"^\| {re.escape(prior)} \| [^|]* \|[^|]*\|[^|]*\| 64 \| ([\d.]+) ", re.MULTILINE
+    )
+    (line,) = re.findall(rf"^\| {re.escape(prior)}.*[0-9] \|$", README.read_text("utf-8"), re.M)
+    measured = row.findall(table.read_text("utf-8"))
+    assert len(measured) == 8 and re.findall(r"\d\.\d{3}", line) == measured

@@ -19,6 +19,8 @@ from threestudio.utils.config import merge_configs
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "custom/threestudio-reward-sds/experiments").glob("*.yaml"))
 CONFIGS = ROOT / "custom/threestudio-reward-sds/configs"
+FOLDERS = (CONFIGS, ROOT / "custom/threestudio-3dgs/configs", ROOT / "configs")
+"""Where baselines are."""
 REWARDS = sorted(CONFIGS.glob("*-reward-*.yaml"))
 
 
@@ -31,7 +33,7 @@ def baseline_of(reward):
     """Find `<name>-<kind>.yaml`, or else `<name>.yaml`, of `<name>-reward-<kind>[-<more>].yaml`."""
     name, _, kind = reward.stem.partition("-reward-")
     names = (f"{name}-{kind.split('-')[0]}", name)
-    paths = [folder / f"{n}.yaml" for n in names for folder in (CONFIGS, ROOT / "configs")]
+    paths = [folder / f"{n}.yaml" for n in names for folder in FOLDERS]
     return next(path for path in paths if path.exists())
 
 
@@ -40,7 +42,9 @@ def test_experiments_name_configs_and_methods_that_exist(path):
     experiment = load_experiment(path, block_captions, root=ROOT)
     assert experiment.table.parent == ROOT / "custom/threestudio-reward-sds/results"
     assert {trial.config for trial in experiment.trials} <= {
-        config.relative_to(ROOT).as_posix() for config in CONFIGS.glob("*.yaml")
+        config.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for config in folder.glob("*.yaml")
     }
     compared = {method for floor in experiment.floors for method in floor_methods(floor)}
     assert compared <= set(experiment.methods)
@@ -88,6 +92,29 @@ def test_the_held_out_experiment_is_the_one_that_was_asked_for():
     assert not captions & set(block_captions("dev", 10))
 
 
+def test_the_held_out_experiment_on_gaussians_is_the_one_that_was_asked_for():
+    """40 captions x 2 seeds for RewardSDS and its baseline, 20 x 1 for RewardVSD and its."""
+    path = next(path for path in EXPERIMENTS if path.stem == "blocks-3d-gaussians")
+    experiment = load_experiment(path, block_captions, root=ROOT)
+    runs = {m: [t for t in experiment.trials if t.method == m] for m in experiment.methods}
+    assert {m: len(trials) for m, trials in runs.items()} == {
+        "sds": 80,
+        "reward-sds": 80,
+        "vsd": 20,
+        "reward-vsd": 20,
+    }
+    assert {t.caption for t in runs["sds"]} == set(block_captions("held-out", 10))
+    assert {t.caption for t in runs["vsd"]} == set(block_captions("held-out", 5))
+    assert {t.seed for t in runs["vsd"]} == {0}
+    assert experiment.floors[0] == {
+        "measure": "relation",
+        "method": "reward-sds",
+        "minus": "sds",
+        "at_least": 40,
+        "lower_bound_at_least": 25,
+    }
+
+
 def test_the_demo_shows_a_caption_that_may_be_chosen():
     assert demo.CAPTION in block_captions("dev", 40)
 
@@ -113,15 +140,21 @@ def test_every_published_kind_of_run_has_a_pair():
         "blocks-image-reward-dds": "blocks-image-dds",
         "blocks-image-reward-sds": "blocks-image-sds",
         "blocks-image-reward-vsd": "blocks-image-vsd",
+        "blocks-gaussians-reward-sds": "blocks-gaussians-sds",
+        "blocks-gaussians-reward-vsd": "blocks-gaussians-vsd",
         "blocks-mvdream-reward-sds": "blocks-mvdream-sds",
         "blocks-mvdream-reward-vsd": "blocks-mvdream-vsd",
         "blocks-prolificdreamer-reward-vsd": "blocks-prolificdreamer-vsd",
         "dreamfusion-if-reward-sds": "dreamfusion-if",
+        "dreamgaussian-mvdream-reward-sds": "dreamgaussian-mvdream",
+        "dreamgaussian-sd21-reward-sds": "dreamgaussian-sd21",
+        "dreamgaussian-sd21-reward-vsd": "dreamgaussian-sd21-vsd",
         "dreamfusion-sd-reward-sds": "dreamfusion-sd",
         "image-sd21-reward-bridge": "image-sd21-bridge",
         "image-sd21-reward-dds": "image-sd21-dds",
         "image-sd21-reward-sds": "image-sd21-sds",
         "image-sd21-reward-vsd": "image-sd21-vsd",
+        "mvdream-sd21-gaussians-reward-sds": "mvdream-sd21-gaussians",
         "mvdream-sd21-reward-sds": "mvdream-sd21",
         "mvdream-sd21-reward-sds-aesthetic": "mvdream-sd21",
         "mvdream-sd21-reward-vsd": "mvdream-sd21-vsd",
@@ -129,6 +162,8 @@ def test_every_published_kind_of_run_has_a_pair():
         "prolificdreamer-geometry-reward-sds": "prolificdreamer-geometry",
         "prolificdreamer-reward-vsd": "prolificdreamer",
         "prolificdreamer-texture-reward-vsd": "prolificdreamer-texture",
+        "sd21-gaussians-reward-sds": "sd21-gaussians",
+        "sd21-gaussians-reward-vsd": "sd21-gaussians-vsd",
         "sd21-nerf-reward-sds": "sd21-nerf",
         "sd21-nerf-reward-vsd": "sd21-nerf-vsd",
     }

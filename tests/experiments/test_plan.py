@@ -3,6 +3,8 @@
 import pytest
 
 from plan import load_experiment, pending_batches
+from report import RELATIONS
+from run import block_captions
 from tests.experiments.samples import ROW
 
 YAML = """
@@ -31,9 +33,9 @@ def load(tmp_path):
 
     def load(text=YAML):
         (tmp_path / "tiny.yaml").write_text(text)
-        return load_experiment(tmp_path / "tiny.yaml", captions_of, root=tmp_path)
+        return load_experiment(tmp_path / "tiny.yaml", load.captions_of, root=tmp_path)
 
-    load.root = tmp_path
+    load.root, load.captions_of = tmp_path, captions_of
     return load
 
 
@@ -78,6 +80,42 @@ def test_overrides_are_in_the_digest(load):
 def test_wrong_keys_are_named(load):
     with pytest.raises(ValueError, match=r"missing keys \['seeds'\], unknown keys \['sedes'\]"):
         load(YAML.replace("seeds: [0, 1]", "sedes: [0, 1]"))
+
+
+def test_keys_of_a_method_are_checked(load):
+    with pytest.raises(ValueError, match=r"methods.sds has the keys \['config', 'sedes'\]"):
+        load(YAML.replace("sds: {config: base.yaml}", "sds: {config: base.yaml, sedes: [0]}"))
+    with pytest.raises(ValueError, match="methods.sds has the keys .*It needs `config`"):
+        load(YAML.replace("sds: {config: base.yaml}", "sds: {seeds: [0]}"))
+
+
+FEWER = YAML.replace("per_relation: 1", "per_relation: 3").replace(
+    "seeds: [0]}", "seeds: [0], per_relation: 2}"
+)
+
+
+def test_a_method_may_have_fewer_captions_of_each_relation(load):
+    load.captions_of = block_captions
+    trials = load(FEWER).trials
+    captions = {m: [t.caption for t in trials if t.method == m] for m in ("sds", "random")}
+    assert captions["sds"] == block_captions("dev", 3) * 2
+    assert captions["random"] == block_captions("dev", 2)
+    for relation in RELATIONS:
+        assert sum(f" {relation} " in caption for caption in captions["random"]) == 2
+
+
+@pytest.mark.parametrize("limit", [0, 4, 1.5, "all"])
+def test_a_wrong_number_of_captions_is_refused(load, limit):
+    load.captions_of = block_captions
+    with pytest.raises(ValueError, match=f"methods.random.per_relation is {limit}; .* from 1 to 3"):
+        load(FEWER.replace("per_relation: 2", f"per_relation: {limit}"))
+
+
+def test_listed_captions_have_no_number_for_each_relation(load):
+    with pytest.raises(
+        ValueError, match="methods.random.per_relation is 2, but `captions` is a li"
+    ):
+        load(FEWER.replace("{split: dev, per_relation: 3}", '["a cone"]'))
 
 
 def _row(trial, **changes):

@@ -10,6 +10,7 @@ from plan import Evaluation, Experiment, Trial
 from report import (
     baseline_of,
     check_floor,
+    difference_table,
     draw_gallery,
     floor_table,
     method_table,
@@ -78,6 +79,12 @@ def test_difference_floors(by_method, limits, met):
     """75 - 25 = 50 points."""
     floor = {"measure": "relation", "method": "reward-sds", "minus": "sds", **limits}
     assert check_floor(by_method, floor)[2] is met
+
+
+def test_methods_are_compared_on_the_runs_that_both_have(by_method):
+    """On the first caption both are right with seed 0, and one more of reward-sds with seed 1."""
+    by_method["reward-sds"] = [r for r in by_method["reward-sds"] if r.caption == CAPTIONS[0]]
+    assert "| reward-sds minus sds | 2 | +50.0 [+50.0, +50.0] |" in difference_table(by_method)
 
 
 def test_unmet_floor_is_said_aloud(by_method):

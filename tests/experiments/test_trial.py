@@ -112,7 +112,9 @@ def test_views_are_saved_side_by_side_and_exactly(tmp_path, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["blocks-mvdream-sds", "blocks-mvdream-reward-sds"])
+@pytest.mark.parametrize(
+    "config", ["blocks-mvdream-sds", "blocks-mvdream-reward-sds", "blocks-gaussians-reward-sds"]
+)
 def test_a_short_run_with_the_shipped_weights_becomes_a_row(config, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = f"custom/threestudio-reward-sds/configs/{config}.yaml"

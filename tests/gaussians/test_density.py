@@ -120,12 +120,13 @@ def test_steps_at_which_something_is_due():
 
 
 def test_statistics_count_only_pictures_that_show_a_gaussian():
-    """Lengths 5 and 13 in two pictures that show it, nothing in the third."""
+    """Lengths 5 and 13 in two pictures that show it, none in the third, no number in the last."""
     sums, counts, largest = (torch.zeros(2) for _ in range(3))
     for visible, radius, gradient in (
         ([True, False], [4.0, 0.0], [[3.0, 4.0], [0.0, 0.0]]),
         ([True, True], [2.0, 9.0], [[5.0, 12.0], [0.0, 2.0]]),
         ([False, True], [0.0, 1.0], None),
+        ([True, True], [0.0, 0.0], [[float("nan"), 1.0], [float("inf"), 0.0]]),
     ):
         gradient = None if gradient is None else torch.tensor(gradient)
         density.accumulate(

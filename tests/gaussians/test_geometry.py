@@ -166,12 +166,34 @@ def test_parameters_stay_where_pictures_have_a_gradient():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.linspace(-50, 50, parameter.numel()).view(parameter.shape))
-    model.bound()
+    assert model.bound() == 40 and model.bound() == 0
     opacity, scale = model.get_opacity, model.get_scaling
     assert [x.item() for x in opacity.aminmax()] == pytest.approx([0.004, 0.99])
     assert [x.item() for x in scale.aminmax()] == pytest.approx([2e-4, 2.0])
     assert model._features_dc.abs().max().item() == pytest.approx(1.7725, abs=1e-4)
     assert model._xyz.abs().max() == 50
+
+
+def test_only_gaussians_that_leave_their_bounds_are_counted():
+    model = geometry()
+    with torch.no_grad():
+        model._opacity[3], model._scaling[3, 1], model._features_dc[7, 0, 2] = 30.0, 9.0, -9.0
+    assert model.bound() == 2
+
+
+def test_gaussians_with_a_broken_gradient_are_left_out_of_the_step():
+    model = trained(geometry(), steps=0)
+    assert model.drop_broken_gradients() == 0, "there are no gradients yet"
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model._xyz.grad[4, 1], model._opacity.grad[9] = torch.nan, torch.inf
+    assert model.drop_broken_gradients() == 2
+    for parameter in model.parameters():
+        assert (parameter.grad[[4, 9]] == 0).all()
+        assert parameter.grad.flatten(1).sum() == parameter[0].numel() * 38
+    model._scaling.grad[:] = torch.nan
+    assert model.drop_broken_gradients() == 40
+    assert model._scaling.grad.isnan().all(), "they stay, for the check of the whole"
 
 
 def test_a_state_of_any_number_is_loaded_with_its_statistics():

@@ -1,5 +1,6 @@
 """The systems: losses by hand, density control after a step, and resuming across it bit for bit."""
 
+import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from tests.runtime import toys
 from threestudio.registry import find
 from threestudio.run import run
 from threestudio.utils.checkpoints import read_checkpoint
-from threestudio.utils.errors import CheckpointError, ConfigError
+from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
 
 GEOMETRY = {
     "init_num_pts": 80,
@@ -131,13 +132,73 @@ def test_density_control_sees_all_pictures_of_a_step(tmp_path, monkeypatch):
     seen = []
     model = type(build().geometry)
 
-    def note(self, iteration, **pictures):
+    def note(self, iteration, **pictures) -> int:
         grads = [points.grad is not None for points in pictures["viewspace_points"]]
         seen.append((iteration, *(len(items) for items in pictures.values()), all(grads)))
+        return 0
 
     monkeypatch.setattr(model, "update_states", note)
     trained(tmp_path, "trainer.max_steps=3")
     assert seen == [(step, 2, 2, 2, True) for step in range(3)]
+
+
+def counters(trial_dir: str) -> list[dict[str, str]]:
+    """Return the logged metrics of each step."""
+    (path,) = Path(trial_dir).glob("csv_logs/*/metrics.csv")
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def break_gradient(monkeypatch, rows: slice) -> None:
+    """Make gradients of some centres NaN in each step."""
+    model = type(build().geometry)
+    drop = model.drop_broken_gradients
+
+    def broken(self):
+        self._xyz.grad[rows] = torch.nan
+        return drop(self)
+
+    monkeypatch.setattr(model, "drop_broken_gradients", broken)
+
+
+def test_a_broken_gradient_of_some_gaussians_does_not_stop_a_run(tmp_path, monkeypatch):
+    break_gradient(monkeypatch, slice(5, 8))
+    settings = {**GEOMETRY, "densify_from_iter": 99, "prune_from_iter": 99}
+    result = trained(tmp_path, "trainer.max_steps=2", geometry=settings)
+    assert all(p.isfinite().all() for p in result.system.geometry.parameters())
+    logged = counters(result.trial_dir)
+    assert [float(row["train/gaussians_dropped"]) for row in logged] == [3, 3]
+    assert [float(row["train/gaussians"]) for row in logged] == [80, 80]
+    assert [float(row["train/empty_pictures"]) for row in logged] == [0, 0]
+
+
+def test_a_broken_gradient_of_all_gaussians_stops_a_run(tmp_path, monkeypatch):
+    break_gradient(monkeypatch, slice(None))
+    with pytest.raises(NonFiniteError, match="gradient of geometry._xyz is NaN"):
+        trained(tmp_path, "trainer.max_steps=2")
+
+
+def test_gaussians_that_are_driven_out_of_their_bounds_are_held_and_counted(tmp_path):
+    """Rates that would make all transparent or black at once leave something to train."""
+    settings = {**GEOMETRY, "opacity_lr": 100.0, "feature_lr": 100.0, "min_opac_prune": 0.0}
+    result = trained(tmp_path, "trainer.max_steps=3", geometry=settings)
+    logged = counters(result.trial_dir)
+    assert all(float(row["train/gaussians_held"]) >= 60 for row in logged)
+    geometry = result.system.geometry
+    assert geometry.get_opacity.min() >= 0.0039 and geometry._features_dc.abs().max() < 1.78
+
+
+def test_pictures_of_nothing_are_counted(tmp_path):
+    """All Gaussians are 50 units above the scene that cameras look at."""
+    start = tmp_path / "far.ply"
+    model = find("gaussian-splatting")({"init_num_pts": 70})
+    with torch.no_grad():
+        model._xyz[:] += torch.tensor([0.0, 0.0, 50.0])
+    model.save_ply(str(start))
+    settings = {**GEOMETRY, "geometry_convert_from": str(start), "densify_from_iter": 99}
+    result = trained(tmp_path / "run", "trainer.max_steps=1", geometry=settings)
+    (row,) = counters(result.trial_dir)
+    assert float(row["train/empty_pictures"]) == 2
 
 
 def test_regularisers_by_hand():

@@ -33,15 +33,20 @@ def images(count):
 def reference_scores(pictures, reward):
     """Score 32 px images in float64; only the tokens come from the reward."""
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
-    tokens = torch.stack([reward.tokens(prompt) for prompt in PROMPTS])
+    tokens = torch.stack([reward.tokens(prompt) for prompt in PROMPTS]).cpu()
     reference = published.Reference(published.random_state())
     raw = reference((pictures - mean) / std, tokens[:, 0], tokens[:, 1])
     return (raw - 0.16717362830052426) / 1.0333394966054072
 
 
-def test_scores_and_gradients_are_the_published_ones(reward):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_scores_and_gradients_are_the_published_ones(device, folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(image_reward, "network_dtype", lambda device, half: torch.float32)
+    reward = published.load(folder)
+    assert reward.device.type == device
     ours, theirs = images(3).requires_grad_(True), images(3).double().requires_grad_(True)
-    scores, expected = reward(ours, PROMPTS), reference_scores(theirs, reward)
+    scores, expected = reward(ours, PROMPTS).cpu(), reference_scores(theirs, reward)
     scores.sum().backward()
     expected.sum().backward()
     score_error = (scores - expected).abs().max().item()

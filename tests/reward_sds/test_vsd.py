@@ -123,6 +123,22 @@ def test_a_tenth_of_the_steps_trains_without_camera():
         assert seen[-1] == (not dropped)
 
 
+def test_the_network_is_trained_without_the_attention_of_cudnn():
+    """Its gradients can be NaN; what is not trained keeps it."""
+    built = vsd(n_noises=1)
+    seen = []
+    original = built.prior.adapted_network
+
+    def spy(noisy, timesteps, conditioning):
+        seen.append((torch.is_grad_enabled(), torch.backends.cuda.cudnn_sdp_enabled()))
+        return original(noisy, timesteps, conditioning)
+
+    built.prior.adapted_network = spy
+    step(built)
+    assert set(seen) == {(True, False), (False, True)}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_several_timesteps_are_averaged():
     one, two = vsd(n_noises=1), vsd(n_noises=1, lora_n_timestamp_samples=2)
     first = step(one)[0]["loss_lora"]

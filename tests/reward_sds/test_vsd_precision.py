@@ -68,17 +68,27 @@ def test_the_adapter_of_a_network_in_half_precision_is_single(prior, device, pat
         assert gradient.isfinite().all() and gradient.abs().max() > 0, name
 
 
-@DEVICES
+@pytest.mark.parametrize(
+    ("device", "precision", "limit"),
+    [
+        ("cpu", torch.float16, 0.02),
+        pytest.param("cuda", torch.float16, 0.02, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.float32, 1e-4, marks=pytest.mark.gpu),
+    ],
+)
 @PRIORS
-def test_a_step_in_half_precision_is_that_in_single_precision(prior, device, path, monkeypatch):
-    """Within 2 % (half has 11 bits), on CUDA against a CPU; the draws are the same."""
+def test_a_step_is_that_of_a_cpu_in_single_precision(
+    prior, device, precision, limit, path, monkeypatch
+):
+    """Half has 11 bits; the draws are the same."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     runs = []
-    for where, dtype in (("cpu", torch.float32), (device, torch.float16)):
+    for where, dtype in (("cpu", torch.float32), (device, precision)):
         out, render, adapter = step(build(prior, path, where, dtype, monkeypatch), where)
         together = torch.cat([gradient.flatten() for gradient in adapter.values()])
         losses = torch.stack([out["loss_vsd"].detach(), out["loss_lora"].detach()])
         runs.append([values.cpu() for values in (render, together, losses)])
     expected, found = runs
     errors = [((a - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)]
-    print(f"\n{prior}, {device}: errors of render, adapter, losses {errors}")
-    assert 0 < max(errors) < 0.02
+    print(f"\n{prior}, {device}, {precision}: errors of render, adapter, losses {errors}")
+    assert 0 < max(errors) < limit

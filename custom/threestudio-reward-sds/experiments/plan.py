@@ -114,7 +114,8 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         root: Folder that the paths in the YAML are relative to.
 
     Raises:
-        ValueError: For an unknown or missing key, with the allowed ones, and for no runs at all.
+        ValueError: For an unknown or missing key, with the allowed ones, for a method's
+            `per_relation` that is none, and for no runs at all.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
@@ -156,6 +157,7 @@ def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
 
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
 _OPTIONAL = {"overrides", "evaluation", "assets", "floors", "batch", "groups"}
+_METHOD_KEYS = {"config", "overrides", "seeds", "per_relation", "captions"}
 
 
 def _check_keys(loaded: dict[str, Any], path: Path) -> None:
@@ -165,6 +167,12 @@ def _check_keys(loaded: dict[str, Any], path: Path) -> None:
             f"{path}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}. "
             f"Required are {sorted(_REQUIRED)}, allowed are {sorted(_OPTIONAL)}."
         )
+    for method, spec in loaded["methods"].items():
+        if "config" not in spec or not set(spec) <= _METHOD_KEYS:
+            raise ValueError(
+                f"{path}: methods.{method} has the keys {sorted(spec)}. It needs `config`; allowed "
+                f"are {sorted(_METHOD_KEYS)}."
+            )
     batch = loaded.get("batch", 1)
     if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"{path}: `batch` is {batch}, but must be 1 or more pictures at once.")
@@ -179,7 +187,7 @@ def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> l
         for method, spec in loaded["methods"].items():
             if seed not in spec.get("seeds", loaded["seeds"]):
                 continue
-            captions = _captions(spec.get("captions", loaded["captions"]), captions_of)
+            captions = _captions_of_method(method, spec, loaded["captions"], captions_of)
             overrides = (*_flat(loaded.get("overrides", [])), *_flat(spec.get("overrides", [])))
             # what else a picture of a batch depends on
             together = (f"batch={loaded['batch']}", *captions) if "batch" in loaded else ()
@@ -200,6 +208,29 @@ def _captions(spec: list[str] | dict[str, Any], captions_of: CaptionSource) -> l
     if isinstance(spec, list):
         return spec
     return captions_of(**spec)
+
+
+def _captions_of_method(
+    method: str, spec: dict[str, Any], captions: list[str] | dict[str, Any], of: CaptionSource
+) -> list[str]:
+    """Return the captions of one method: all, its own, or the first `per_relation` of each
+    relation.
+    """
+    limit, captions = spec.get("per_relation"), spec.get("captions", captions)
+    if limit is None:
+        return _captions(captions, of)
+    key = f"methods.{method}.per_relation"
+    if "per_relation" not in captions:
+        raise ValueError(
+            f"{key} is {limit}, but `captions` is a list or edits. Give `captions` as {{split, "
+            "per_relation}, or leave the method's key out."
+        )
+    if type(limit) is not int or not 1 <= limit <= captions["per_relation"]:
+        raise ValueError(
+            f"{key} is {limit}; it must be an integer from 1 to {captions['per_relation']}, the "
+            "`per_relation` of `captions`."
+        )
+    return of(captions["split"], limit)
 
 
 def _config_id(config: Path, overrides: tuple[str, ...], weights: str) -> str:

@@ -16,6 +16,7 @@ import threestudio
 from threestudio.utils.base import BaseModule
 
 from ..errors import refuse
+from ..priors.attention import without_cudnn_attention
 from ..priors.base import AbstractPrior, Denoiser
 from ..schedules import draw_timesteps
 from ..search import Candidates
@@ -141,5 +142,6 @@ class VSDObjective(AbstractObjective):
         timesteps = draw_timesteps(num_scenes, 0, last, generators).to(latents.device)
         noise = draw(torch.randn, latents.shape, generators, 0).to(latents)
         alpha, sigma = adapted.alpha_sigma(timesteps, latents)
-        output = adapted.output(alpha * latents + sigma * noise, timesteps, texts)
+        with without_cudnn_attention():
+            output = adapted.output(alpha * latents + sigma * noise, timesteps, texts)
         return F.mse_loss(output, prior.target(latents, noise, alpha, sigma))
