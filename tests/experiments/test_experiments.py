@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import demo
-from groups import load_groups
 from picture_trial import ARROW, batch_overrides
 from plan import load_experiment
 from report import floor_methods
@@ -48,7 +47,6 @@ def test_experiments_name_configs_and_methods_that_exist(path):
     }
     compared = {method for floor in experiment.floors for method in floor_methods(floor)}
     assert compared <= set(experiment.methods)
-    load_groups(experiment.groups, experiment.methods)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +56,7 @@ def test_every_method_of_pictures_is_a_config_without_a_fault(path, tmp_path, mo
     monkeypatch.chdir(ROOT)
     Image.new("RGB", (64, 64)).save(source := tmp_path / "source.png")
     experiment = load_experiment(path, block_captions)
-    compared = {m for g in load_groups(experiment.groups, experiment.methods) for m in g.methods}
+    compared = {method for group in experiment.groups for method in group.methods}
     assert compared == set(experiment.methods)
     for batch in {batch[0].method: batch for batch in experiment.batches}.values():
         sources = [source if ARROW in trial.caption else None for trial in batch]
@@ -71,11 +69,11 @@ def test_the_picture_experiment_is_the_one_that_was_asked_for():
     path = next(path for path in EXPERIMENTS if path.stem == "blocks-2d")
     experiment = load_experiment(path, block_captions, root=ROOT)
     runs = Counter(trial.method for trial in experiment.trials)
-    families = [group for group in experiment.groups if group["kind"] == "family"]
-    assert [group["title"] for group in families] == ["SDS", "VSD", "DDS", "Bridge"]
+    families = [group for group in experiment.groups if group.kind == "family"]
+    assert [group.title for group in families] == ["SDS", "VSD", "DDS", "Bridge"]
     for group in families:
-        assert len(group["methods"]) == 4 and {runs[method] for method in group["methods"]} == {120}
-    compared = {method for group in families for method in group["methods"]}
+        assert len(group.methods) == 4 and {runs[method] for method in group.methods} == {120}
+    compared = {method for group in families for method in group.methods}
     assert {count for method, count in runs.items() if method not in compared} == {28}
     known = set(block_captions("held-out", 10)) | set(block_captions("held-out", edits=40))
     assert {trial.caption for trial in experiment.trials} <= known

@@ -58,7 +58,7 @@ def test_verdict_says_plainly_when_the_reward_does_not_win():
     assert verdict(GROUP, lost).startswith("RewardSDS does **not** beat SDS on the judge at p <")
     won = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20)}
     assert verdict(GROUP, won).startswith("RewardSDS beats SDS on the judge at p < 0.01: +80.0 [")
-    assert verdict(GROUP, won).endswith("points, p = < 0.0001, 20 pairs.")
+    assert verdict(GROUP, won).endswith("points, p < 0.0001, 20 pairs.")
 
 
 def test_tables():
@@ -91,6 +91,7 @@ def test_curves_have_a_chart_for_the_judge_and_one_for_the_reward():
 
 def test_words():
     assert [p_text(p) for p in (0.04321, 0.00001)] == ["0.043", "< 0.0001"]
+    assert [p_text(p, "= ") for p in (0.04321, 0.00001)] == ["= 0.043", "< 0.0001"]
     assert verdict_line(PICTURE) == "wrong: colour"
     assert verdict_line(dataclasses.replace(PICTURE, color_ok=True)) == "right"
 
@@ -104,12 +105,10 @@ def test_page_curves_and_gallery(caption, tmp_path, monkeypatch):
         for m in ("sds", "reward")
     ]
     trials = [Trial(r.method, r.caption, r.seed, "a.yaml", (), r.config) for r in rows]
-    family = {"title": "SDS", "kind": "family", "baseline": "sds", "reward": "reward"}
-    family |= {"methods": GROUP.methods, "note": "Why."}
-    curve = {"title": "N", "kind": "curve", "baseline": "sds", "methods": GROUP.methods}
+    curve = dataclasses.replace(GROUP, title="N", kind="curve", reward=None, note="")
     floors = [{"measure": "all", "method": "reward", "minus": "sds", "p_below": 0.01}]
     parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), floors, Path("tiny.yaml"))
-    experiment = Experiment(*parts, batch=2, groups=[family, curve])
+    experiment = Experiment(*parts, batch=2, groups=[GROUP, curve])
     page = write_pictures(experiment, rows)
     assert "gallery" not in page.read_text() and not (tmp_path / "t-sds.png").exists()
     for r in rows:

@@ -190,3 +190,9 @@ def test_a_method_more_leaves_the_digests_of_the_others(load):
 def test_a_batch_is_a_number_of_pictures(load, batch):
     with pytest.raises(ValueError, match="must be 1 or more pictures"):
         load(PICTURES.replace("batch: 2", f"batch: {batch}"))
+
+
+def test_a_group_of_unknown_methods_is_refused_before_anything_runs(load):
+    groups = "groups: [{title: N, kind: curve, baseline: sds, methods: {sds: a, vsd: b}}]\n"
+    with pytest.raises(ValueError, match="'vsd'"):
+        load(PICTURES + groups)

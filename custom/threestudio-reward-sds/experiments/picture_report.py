@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from curves import Chart, Point, draw_charts
-from groups import Group, load_groups, shared_rows
+from groups import Group, shared_rows
 from intervals import Interval, Measured, mean_interval, paired_difference, paired_p_value
 from picture_trial import ARROW, source_path
 from pictures import Cell, draw_grid
@@ -39,7 +39,7 @@ def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
     stem = experiment.table.with_suffix("")
     found = [
         (group, by_method)
-        for group in load_groups(experiment.groups, experiment.methods)
+        for group in experiment.groups
         if any((by_method := shared_rows(group, rows)).values())
     ]
     charts = curve_rows(found)
@@ -79,7 +79,7 @@ def _header(experiment: Experiment, rows: list[Row]) -> str:
 def group_section(group: Group, by_method: dict[str, list[Row]]) -> str:
     """Write the tables of one group, and for a family what they say."""
     parts = [f"## {group.title}", rate_table(group, by_method)]
-    if group.baseline in by_method:
+    if group.baseline in by_method and len(by_method) > 1:
         parts.append(difference_table(group, by_method))
         if group.reward in by_method:
             parts.append(verdict(group, by_method))
@@ -146,7 +146,7 @@ def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
     words = "beats" if beats else "does **not** beat"
     return (
         f"{names[0]} {words} {names[1]} on the judge at p < {ALPHA}: "
-        f"{_between(difference, 1, '+')} points, p = {p_text(p)}, {difference.pairs} pairs."
+        f"{_between(difference, 1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
     )
 
 
@@ -203,9 +203,9 @@ def verdict_line(row: Row) -> str:
     return f"wrong: {', '.join(wrong)}" if wrong else "right"
 
 
-def p_text(p: float) -> str:
+def p_text(p: float, equals: str = "") -> str:
     """Write a p-value; the smallest ones as a bound, for the exchanges are random."""
-    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return f"{equals}{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _measured(rows: list[Row], measure: str) -> Measured:

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from groups import Group, load_groups
 from rows import PictureRow, Row
 
 CaptionSource = Callable[..., list[str]]
@@ -72,8 +73,8 @@ class Experiment:
     source: Path
     batch: int | None = None
     """Pictures that are optimised at once; None: scenes in 3D, one a run."""
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    """What the report of pictures compares, see `groups.py`."""
+    groups: list[Group] = field(default_factory=list)
+    """What the report of pictures compares."""
 
     @property
     def methods(self) -> list[str]:
@@ -115,7 +116,7 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
 
     Raises:
         ValueError: For an unknown or missing key, with the allowed ones, for a method's
-            `per_relation` that is none, and for no runs at all.
+            `per_relation` that is none, for no runs at all, and for a wrong group.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
@@ -133,7 +134,7 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         floors=loaded.get("floors", []),
         source=path,
         batch=loaded.get("batch"),
-        groups=loaded.get("groups", []),
+        groups=load_groups(loaded.get("groups", []), loaded["methods"]),
     )
 
 
