@@ -32,7 +32,7 @@ def test_points_are_drawn_where_they_stand(tmp_path):
     draw_charts([charts], tmp_path / "c.png")
     picture = Image.open(tmp_path / "c.png")
     assert picture.size == (2 * WIDTH, HEIGHT)
-    axes = Axes(WIDTH, 0, POINTS)  # the second chart shares the vertical axis of the first
+    axes = Axes(WIDTH, 0, POINTS)  # the second chart shares the axes of the first
     drawn = axes.x(400), axes.y(10.0)
     left = Axes(0, 0, POINTS)
     assert picture.getpixel((round(left.x(2400)), round(left.y(90.0)))) == LINE

@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Chart:
-    """One curve. Charts with the same `y_name` share their vertical axis."""
+    """One curve. Charts with the same `y_name` share their axes."""
 
     title: str
     y_name: str
@@ -113,7 +113,8 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart, axes: Axes) -> None:
     at = [(axes.x(p.x), axes.y(p.y)) for p in chart.points]
     if len(at) > 1:
         draw.line(at, LINE, 2)
-    for point, (x, y) in zip(chart.points, at, strict=True):
+    for index, (point, (x, y)) in enumerate(zip(chart.points, at, strict=True)):
         draw.line((x, axes.y(point.low), x, axes.y(point.high)), LINE)
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), LINE)
-        write_text(draw, (x + 6, y + 2), point.label, INK, 12)
+        beside = (x + 6, y - 18 if index % 2 else y + 2)  # neighbours may be close
+        write_text(draw, beside, point.label, INK, 12)
