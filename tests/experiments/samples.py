@@ -1,6 +1,6 @@
-"""A row to start from."""
+"""Rows to start from."""
 
-from rows import Row
+from rows import PictureRow, Row
 
 ROW = Row(
     method="sds",
@@ -18,3 +18,4 @@ ROW = Row(
     device="cpu",
     verdict="left: red cube",
 )
+PICTURE = PictureRow(**vars(ROW), outside=None, picture="0123456789ab")

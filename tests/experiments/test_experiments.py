@@ -1,13 +1,19 @@
 """The committed experiments and the pairs of configs that they compare."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 import demo
+from picture_trial import ARROW, batch_overrides
 from plan import load_experiment
+from report import floor_methods
 from run import block_captions
+from threestudio.run import check_config
+from threestudio.utils.config import merge_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "custom/threestudio-reward-sds/experiments").glob("*.yaml"))
@@ -39,10 +45,38 @@ def test_experiments_name_configs_and_methods_that_exist(path):
         for folder in FOLDERS
         for config in folder.glob("*.yaml")
     }
-    compared = {
-        floor[key] for floor in experiment.floors for key in ("method", "minus") if key in floor
-    }
+    compared = {method for floor in experiment.floors for method in floor_methods(floor)}
     assert compared <= set(experiment.methods)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EXPERIMENTS if "2d" in path.stem], ids=lambda path: path.stem
+)
+def test_every_method_of_pictures_is_a_config_without_a_fault(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    Image.new("RGB", (64, 64)).save(source := tmp_path / "source.png")
+    experiment = load_experiment(path, block_captions)
+    compared = {method for group in experiment.groups for method in group.methods}
+    assert compared == set(experiment.methods)
+    for batch in {batch[0].method: batch for batch in experiment.batches}.values():
+        sources = [source if ARROW in trial.caption else None for trial in batch]
+        overrides = batch_overrides(batch, sources, tmp_path)
+        check_config(merge_configs(batch[0].config, cli_args=list(overrides), n_gpus=1))
+
+
+def test_the_picture_experiment_is_the_one_that_was_asked_for():
+    """Four families on 40 captions x 3 seeds, ablations on 28 captions."""
+    path = next(path for path in EXPERIMENTS if path.stem == "blocks-2d")
+    experiment = load_experiment(path, block_captions, root=ROOT)
+    runs = Counter(trial.method for trial in experiment.trials)
+    families = [group for group in experiment.groups if group.kind == "family"]
+    assert [group.title for group in families] == ["SDS", "VSD", "DDS", "Bridge"]
+    for group in families:
+        assert len(group.methods) == 4 and {runs[method] for method in group.methods} == {120}
+    compared = {method for group in families for method in group.methods}
+    assert {count for method, count in runs.items() if method not in compared} == {28}
+    known = set(block_captions("held-out", 10)) | set(block_captions("held-out", edits=40))
+    assert {trial.caption for trial in experiment.trials} <= known
 
 
 def test_the_held_out_experiment_is_the_one_that_was_asked_for():
@@ -100,6 +134,10 @@ def test_every_published_kind_of_run_has_a_pair():
     stems = {path.stem: baseline_of(path).stem for path in REWARDS}
     assert stems == {
         "blocks-dreamfusion-reward-sds": "blocks-dreamfusion-sds",
+        "blocks-image-reward-bridge": "blocks-image-bridge",
+        "blocks-image-reward-dds": "blocks-image-dds",
+        "blocks-image-reward-sds": "blocks-image-sds",
+        "blocks-image-reward-vsd": "blocks-image-vsd",
         "blocks-gaussians-reward-sds": "blocks-gaussians-sds",
         "blocks-gaussians-reward-vsd": "blocks-gaussians-vsd",
         "blocks-mvdream-reward-sds": "blocks-mvdream-sds",
@@ -110,6 +148,10 @@ def test_every_published_kind_of_run_has_a_pair():
         "dreamgaussian-sd21-reward-sds": "dreamgaussian-sd21",
         "dreamgaussian-sd21-reward-vsd": "dreamgaussian-sd21-vsd",
         "dreamfusion-sd-reward-sds": "dreamfusion-sd",
+        "image-sd21-reward-bridge": "image-sd21-bridge",
+        "image-sd21-reward-dds": "image-sd21-dds",
+        "image-sd21-reward-sds": "image-sd21-sds",
+        "image-sd21-reward-vsd": "image-sd21-vsd",
         "mvdream-sd21-gaussians-reward-sds": "mvdream-sd21-gaussians",
         "mvdream-sd21-reward-sds": "mvdream-sd21",
         "mvdream-sd21-reward-sds-aesthetic": "mvdream-sd21",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intervals import paired_difference
+from intervals import mean_interval, paired_difference, paired_p_value
 
 
 def test_mean_and_counts_by_hand():
@@ -48,3 +48,51 @@ def test_width_is_that_of_the_normal_approximation():
     found = paired_difference(method, dict.fromkeys(method, 0.0))
     assert found.mean == 0.5
     np.testing.assert_allclose([found.low, found.high], [0.402, 0.598], atol=0.011)
+
+
+def test_mean_interval_is_that_of_the_difference_to_nothing():
+    values = {(c, 0): v for c, v in zip("abcd", (0.0, 0.0, 100.0, 100.0), strict=True)}
+    found = mean_interval(values)
+    assert (found.mean, found.clusters, found.pairs) == (50.0, 4, 4)
+    assert found.low < 50 < found.high
+
+
+def test_p_by_hand():
+    """Five captions, all better: 2 of the 2^5 exchanges are as extreme, in either direction."""
+    better = {(c, 0): 100.0 for c in "abcde"}
+    assert paired_p_value(better, dict.fromkeys(better, 0.0)) == pytest.approx(2 / 32)
+    assert paired_p_value(better, better) == 1.0
+
+
+def test_p_takes_the_mean_over_the_seeds_of_a_caption():
+    """More seeds of the same captions are no more evidence; losses of another seed count."""
+    few = {(c, 0): 100.0 for c in "abcde"}
+    many = {(c, s): 100.0 for c in "abcde" for s in range(20)}
+    zeros = dict.fromkeys(many, 0.0)
+    assert paired_p_value(many, zeros) == paired_p_value(few, zeros)
+    mixed = {(c, s): 100.0 * (1 - 2 * s) for c in "abcde" for s in range(2)}
+    assert paired_p_value(mixed, zeros) == 1.0
+
+
+def test_p_of_a_clear_difference_of_many_captions_is_small_and_the_same_every_time():
+    method = {(str(i), 0): 100.0 * (i < 30) for i in range(40)}
+    zeros = dict.fromkeys(method, 0.0)
+    first = paired_p_value(method, zeros)
+    assert first < 1e-4 and paired_p_value(method, zeros) == first
+
+
+def test_p_is_uniform_when_there_is_no_difference():
+    """Of 200 coin-flip data sets about 5 % are below 0.05."""
+    rng = np.random.default_rng(1)
+    below = 0
+    for _ in range(200):
+        pair = [
+            {(str(i), 0): float(v) for i, v in enumerate(rng.integers(0, 2, 30))} for _ in range(2)
+        ]
+        below += paired_p_value(*pair, resamples=499) < 0.05
+    assert below <= 20
+
+
+def test_no_shared_pair_has_no_p():
+    with pytest.raises(ValueError, match="no test"):
+        paired_p_value({("a", 0): 1.0}, {("b", 0): 1.0})

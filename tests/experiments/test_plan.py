@@ -2,7 +2,7 @@
 
 import pytest
 
-from plan import load_experiment, pending_trials
+from plan import load_experiment, pending_batches
 from report import RELATIONS
 from run import block_captions
 from tests.experiments.samples import ROW
@@ -124,15 +124,75 @@ def _row(trial, **changes):
 
 
 def test_finished_runs_are_left_out(load):
-    trials = load().trials
-    assert pending_trials(trials, [_row(trials[1]), _row(trials[3])]) == [
-        trials[0],
-        trials[2],
-        *trials[4:],
+    experiment = load()
+    trials = experiment.trials
+    assert pending_batches(experiment, [_row(trials[1]), _row(trials[3])]) == [
+        (trials[0],),
+        (trials[2],),
+        *((trial,) for trial in trials[4:]),
     ]
 
 
 def test_rows_of_another_config_are_refused(load):
-    trials = load().trials
+    experiment = load()
     with pytest.raises(ValueError, match="--fresh"):
-        pending_trials(trials, [_row(trials[0], config="base.yaml@00000000")])
+        pending_batches(experiment, [_row(experiment.trials[0], config="base.yaml@00000000")])
+
+
+@pytest.mark.parametrize("change", [("[0, 1]", "[]"), ("{split: dev, per_relation: 1}", "[]")])
+def test_no_run_at_all_is_refused(load, change):
+    with pytest.raises(ValueError, match="asks for no run"):
+        load(YAML.replace(*change))
+
+
+PICTURES = YAML.replace("seeds: [0, 1]", "seeds: [0, 1]\nbatch: 2").replace(
+    "{split: dev, per_relation: 1}", "[a cone, a cube, a torus]"
+)
+
+
+def test_pictures_of_a_method_and_seed_are_made_together(load):
+    batches = load(PICTURES).batches
+    made = [(b[0].method, b[0].seed, *(t.caption[2:] for t in b)) for b in batches]
+    assert made == [
+        ("sds", 0, "cone", "cube"),
+        ("random", 0, "cone", "cube"),
+        ("sds", 0, "torus"),
+        ("random", 0, "torus"),
+        ("sds", 1, "cone", "cube"),
+        ("sds", 1, "torus"),
+    ]
+
+
+def test_a_batch_that_lacks_a_row_is_made_again(load):
+    experiment = load(PICTURES)
+    rows = [_row(t) for b in experiment.batches[1:] for t in b]
+    assert pending_batches(experiment, rows) == experiment.batches[:1]
+    assert pending_batches(experiment, [*rows, _row(experiment.batches[0][1])]) == [
+        experiment.batches[0]
+    ]
+
+
+@pytest.mark.parametrize("change", [("batch: 2", "batch: 3"), ("a torus]", "a sphere]")])
+def test_who_is_in_a_batch_is_in_the_digest(load, change):
+    before = load(PICTURES).trials[0].config_id
+    assert load(PICTURES.replace(*change)).trials[0].config_id != before
+
+
+def test_a_method_more_leaves_the_digests_of_the_others(load):
+    before = {t.key: t.config_id for t in load(PICTURES).trials}
+    more = PICTURES.replace("assets:", "  more: {config: base.yaml, captions: [a ball]}\nassets:")
+    after = {t.key: t.config_id for t in load(more).trials}
+    assert before.items() < after.items()
+    assert ("more", "a ball", 1) in after
+
+
+@pytest.mark.parametrize("batch", ["0", "few"])
+def test_a_batch_is_a_number_of_pictures(load, batch):
+    with pytest.raises(ValueError, match="must be 1 or more pictures"):
+        load(PICTURES.replace("batch: 2", f"batch: {batch}"))
+
+
+def test_a_group_of_unknown_methods_is_refused_before_anything_runs(load):
+    groups = "groups: [{title: N, kind: curve, baseline: sds, methods: {sds: a, vsd: b}}]\n"
+    with pytest.raises(ValueError, match="'vsd'"):
+        load(PICTURES + groups)

@@ -99,6 +99,28 @@ def test_an_unfinished_floor_is_not_judged(by_method):
     assert "| looks: reward-sds at least 80 | 4 of 5 runs are made | - |" in table
 
 
+@pytest.mark.parametrize("p_below, met", [(0.6, True), (0.01, False)])
+def test_a_floor_may_ask_for_a_p_value(by_method, p_below, met):
+    """Both captions gain 50 points: either exchange of both is as extreme, 2 of 4."""
+    floor = {"measure": "relation", "method": "reward-sds", "minus": "sds", "p_below": p_below}
+    name, found, is_met = check_floor(by_method, floor)
+    assert name.endswith(f"p below {p_below}") and found.endswith(", p = 0.5")
+    assert is_met is met
+
+
+@pytest.mark.parametrize(
+    "steps, met", [(["sds", "reward-sds", "all"], True), (["sds", "none", "all"], False)]
+)
+def test_a_floor_may_ask_for_the_first_step_to_be_the_biggest(by_method, steps, met):
+    """25 %, 75 %, 100 %: the step of 50 comes before that of 25; and 25, 0, 100 has its last."""
+    for name, relation in (("all", True), ("none", False)):
+        by_method[name] = [row(name, r.caption, r.seed, relation) for r in by_method["sds"]]
+    floor = {"measure": "relation", "steps": steps}
+    assert check_floor(by_method, floor)[2] is met
+    table = floor_table(by_method, [floor], {"sds": 4, "reward-sds": 4, "none": 4, "all": 5})
+    assert "| 4 of 5 runs are made | - |" in table
+
+
 def test_page_and_gallery(by_method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [r for rows in by_method.values() for r in rows]

@@ -8,27 +8,35 @@ from pathlib import Path
 import pytest
 
 import run as run_module
-from plan import Evaluation, Experiment, Trial
-from rows import read_rows
-from run import execute, prepare, standing
+from plan import Evaluation, Experiment, Trial, pending_batches
+from rows import PictureRow, append_rows, read_rows
+from run import block_captions, execute, main, prepare, select, standing
 from tests.experiments.samples import ROW
 
 
-def fake_run(trial, evaluation, folder, picture):
-    """A run that is over at once; caption "bad" fails."""
-    if trial.caption == "bad":
+def fake_run(batch, evaluation, folder, pictures):
+    """Runs that are over at once; caption "bad" fails."""
+    if any(trial.caption == "bad" for trial in batch):
         raise RuntimeError("no such luck")
-    return dataclasses.replace(
-        ROW,
-        method=trial.method,
-        caption=trial.caption,
-        seed=trial.seed,
-        config=trial.config_id,
-        relation_ok=trial.method == "reward-sds",
-    )
+    return [
+        dataclasses.replace(
+            ROW,
+            method=trial.method,
+            caption=trial.caption,
+            seed=trial.seed,
+            config=trial.config_id,
+            relation_ok=trial.method == "reward-sds",
+        )
+        for trial in batch
+    ]
 
 
-def never(trial, evaluation, folder, picture):
+def fake_pictures(batch, evaluation, folder, pictures):
+    rows = fake_run(batch, evaluation, folder, pictures)
+    return [PictureRow(**vars(row), outside=None, picture="") for row in rows]
+
+
+def never(batch, evaluation, folder, pictures):
     raise AssertionError("nothing was left to run")
 
 
@@ -44,8 +52,8 @@ def experiment(tmp_path, monkeypatch):
 
 
 def test_killed_and_started_again_makes_every_run_once(experiment):
-    assert execute(experiment, experiment.trials[:3], 0, 1, fake_run) == 0
-    assert execute(experiment, experiment.trials[3:], 0, 1, fake_run) == 0
+    assert execute(experiment, experiment.batches[:3], 0, 1, fake_run) == 0
+    assert execute(experiment, experiment.batches[3:], 0, 1, fake_run) == 0
     assert [row.key for row in read_rows(experiment.table)] == [t.key for t in experiment.trials]
 
 
@@ -55,14 +63,59 @@ def test_nothing_left_runs_nothing(experiment):
 
 def test_a_failing_run_is_noted_and_the_others_go_on(experiment, capsys):
     bad = dataclasses.replace(experiment.trials[0], caption="bad")
-    assert execute(experiment, [bad, *experiment.trials[1:]], 0, 1, fake_run) == 1
+    assert execute(experiment, [(bad,), *experiment.batches[1:]], 0, 1, fake_run) == 1
     assert len(read_rows(experiment.table)) == 3
     assert "no such luck" in (experiment.folder / "failures.log").read_text()
     assert "no such luck" in capsys.readouterr().err
 
 
+def test_rows_of_a_batch_are_written_together_and_only_once(experiment):
+    """The batch of "sds" was torn: the one row it has is made again."""
+    experiment = dataclasses.replace(experiment, batch=2)
+    sds, reward = experiment.batches
+    append_rows(experiment.table, fake_pictures(sds[:1], None, None, []))
+    todo = pending_batches(experiment, read_rows(experiment.table, PictureRow))
+    assert todo == [sds, reward]
+    assert execute(experiment, todo, 0, 1, fake_pictures) == 0
+    made = [row.key for row in read_rows(experiment.table, PictureRow)]
+    assert made == [trial.key for trial in (*sds, *reward)]
+
+
+def test_some_runs_can_be_selected(experiment):
+    todo, known = experiment.batches, experiment.methods
+    assert select(todo, known, None, None) == todo
+    assert select(todo, known, ["reward-sds"], 1) == [(experiment.trials[1],)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--methods", "sds", "vsd"], "no method vsd. --methods takes"),
+        (["--limit", "0"], "or more"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused_before_anything_runs(
+    options, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(run_module, "prepare", lambda threads: None)
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").touch()
+    Path("tiny.yaml").write_text(
+        "{name: tiny, captions: [a cone], seeds: [0], methods: {sds: {config: a.yaml}}, table: t}"
+    )
+    assert main(["tiny.yaml", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_edits_stand_in_place_of_captions():
+    captions = block_captions("dev", edits=6)
+    assert len(set(captions)) == 6 and all(" -> " in caption for caption in captions)
+    assert [caption.split(" -> ")[0] for caption in captions] == block_captions("dev", 2)[:6]
+
+
 def test_standing_counts_relations_per_method(experiment):
-    execute(experiment, experiment.trials, 0, 1, fake_run)
+    execute(experiment, experiment.batches, 0, 1, fake_run)
     assert standing(read_rows(experiment.table)) == "sds 0/2 reward-sds 2/2"
 
 
@@ -80,7 +133,7 @@ def test_a_process_sees_one_gpu_unless_told_otherwise(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_processes_make_the_same_rows(experiment):
-    assert execute(experiment, experiment.trials, 2, 1, fake_run) == 0
+    assert execute(experiment, experiment.batches, 2, 1, fake_run) == 0
     made = {row.key for row in read_rows(experiment.table)}
     assert made == {trial.key for trial in experiment.trials}
 

@@ -37,10 +37,10 @@ def draw_grid(
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     for x, column in enumerate(columns):
-        _write(draw, (MARGIN + x * step_x, MARGIN // 2), column, INK, 17)
+        write_text(draw, (MARGIN + x * step_x, MARGIN // 2), column, INK, 17)
     for y, (title, cells) in enumerate(grid):
         top = MARGIN + LINE + y * step_y
-        _write(draw, (MARGIN, top), title, INK, 15)
+        write_text(draw, (MARGIN, top), title, INK, 15)
         for x, cell in enumerate(cells):
             if cell is None:
                 continue
@@ -49,7 +49,7 @@ def draw_grid(
             strip = strip.resize((width, height), Image.Resampling.NEAREST)
             canvas.paste(strip, (left, top + LINE))
             mark = (left, top + LINE + height + 2)
-            _write(draw, mark, cell.text, RIGHT if cell.good else WRONG, 13)
+            write_text(draw, mark, cell.text, RIGHT if cell.good else WRONG, 13)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, optimize=True)
 
@@ -69,16 +69,16 @@ def draw_rows(rows: list[tuple[str, Cell, list[str]]], title: str, path: Path, s
     size = (width + beside + 3 * MARGIN, MARGIN + 2 * LINE + step * len(rows))
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
-    _write(draw, (MARGIN, MARGIN), title, INK, 18)
+    write_text(draw, (MARGIN, MARGIN), title, INK, 18)
     for index, (name, cell, lines) in enumerate(rows):
         top = MARGIN + LINE + MARGIN + index * step
-        _write(draw, (MARGIN, top), name, INK, 16)
+        write_text(draw, (MARGIN, top), name, INK, 16)
         strip = Image.open(cell.strip).convert("RGB")
         canvas.paste(strip.resize((width, height), Image.Resampling.NEAREST), (MARGIN, top + LINE))
         left = width + 2 * MARGIN
         for number, line in enumerate([cell.text, *lines]):
             ink = (RIGHT if cell.good else WRONG) if number == 0 else INK
-            _write(draw, (left, top + LINE + number * LINE), line, ink, 14)
+            write_text(draw, (left, top + LINE + number * LINE), line, ink, 14)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, optimize=True)
 
@@ -89,7 +89,12 @@ def _strip_size(grid: list[tuple[str, list[Cell | None]]], scale: int) -> tuple[
     return width * scale, height * scale
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: tuple[int, int, int], size: int
+def write_text(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    ink: tuple[int, int, int],
+    size: int,
 ) -> None:
+    """Write one line; `at` is its upper left corner, `size` the font's in pixels."""
     draw.text(at, text, fill=ink, font=ImageFont.load_default(size))

@@ -1,21 +1,24 @@
 """An experiment: a YAML of methods x captions x seeds, turned into the list of its runs.
 
-The YAML's keys are documented in `blocks-3d-nerf-dev.yaml`; later experiments are new
-YAMLs, not new code.
+The YAML's keys are documented in `blocks-3d-nerf-dev.yaml` and, for pictures, in
+`blocks-2d-dev.yaml`; later experiments are new YAMLs, not new code.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from rows import Row
+from groups import Group, load_groups
+from rows import PictureRow, Row
 
-CaptionSource = Callable[[str, int], list[str]]
-"""(split, captions per relation) -> captions."""
+CaptionSource = Callable[..., list[str]]
+"""(split=, per_relation=) -> captions, or (split=, edits=) -> edits as `source -> target`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Trial:
     @property
     def key(self) -> tuple[str, str, int]:
         return self.method, self.caption, self.seed
+
+
+Batch = tuple[Trial, ...]
+"""Runs of one method and seed that are made together; each is a row of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,29 @@ class Experiment:
     floors: list[dict[str, Any]]
     """What was asked of the result before it was run; the report says which floors are met."""
     source: Path
+    batch: int | None = None
+    """Pictures that are optimised at once; None: scenes in 3D, one a run."""
+    groups: list[Group] = field(default_factory=list)
+    """What the report of pictures compares."""
 
     @property
     def methods(self) -> list[str]:
         return list(dict.fromkeys(trial.method for trial in self.trials))
+
+    @property
+    def row_kind(self) -> type[Row]:
+        return PictureRow if self.batch else Row
+
+    @property
+    def batches(self) -> list[Batch]:
+        """All runs, those that are made together in one tuple; the same ones in every call."""
+        counts: Counter[tuple[str, int]] = Counter()
+        found: dict[tuple[str, int, int], list[Trial]] = {}
+        for trial in self.trials:
+            place = trial.method, trial.seed
+            found.setdefault((*place, counts[place] // (self.batch or 1)), []).append(trial)
+            counts[place] += 1
+        return [tuple(trials) for trials in found.values()]
 
     @property
     def folder(self) -> Path:
@@ -89,27 +115,17 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         root: Folder that the paths in the YAML are relative to.
 
     Raises:
-        ValueError: For an unknown or missing key, with the allowed ones, and for a method's
-            `per_relation` that is none.
+        ValueError: For an unknown or missing key, with the allowed ones, for a method's
+            `per_relation` that is none, for no runs at all, and for a wrong group.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
-    captions = _captions(loaded["captions"], captions_of)
-    allowed = {
-        method: _captions_of_method(method, spec, loaded["captions"], captions_of)
-        for method, spec in loaded["methods"].items()
-    }
-    weights = _digest_assets(root, loaded.get("assets", []))
-    trials = []
-    for seed in loaded["seeds"]:
-        for caption in captions:
-            for method, spec in loaded["methods"].items():
-                if caption in allowed[method] and seed in spec.get("seeds", loaded["seeds"]):
-                    overrides = (*loaded.get("overrides", []), *spec.get("overrides", []))
-                    config_id = _config_id(root / spec["config"], overrides, weights)
-                    trials.append(
-                        Trial(method, caption, seed, spec["config"], overrides, config_id)
-                    )
+    trials = _trials(loaded, captions_of, root)
+    if not trials:
+        raise ValueError(
+            f"{path} asks for no run: each of `captions`, `seeds` and `methods` needs an entry, "
+            "and the `seeds` of a method must be among those of the experiment."
+        )
     return Experiment(
         name=loaded["name"],
         trials=trials,
@@ -117,33 +133,32 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         evaluation=Evaluation(**loaded.get("evaluation", {})),
         floors=loaded.get("floors", []),
         source=path,
+        batch=loaded.get("batch"),
+        groups=load_groups(loaded.get("groups", []), loaded["methods"]),
     )
 
 
-def pending_trials(trials: Iterable[Trial], rows: Iterable[Row]) -> list[Trial]:
-    """Leave out the runs that already have a row.
+def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
+    """Leave out the batches whose runs all have a row.
 
     Raises:
         ValueError: If a row was made with another config, other overrides or other weights.
     """
     done = {row.key: row.config for row in rows}
-    todo = []
-    for trial in trials:
-        made_with = done.get(trial.key)
-        if made_with is None:
-            todo.append(trial)
-        elif made_with != trial.config_id:
+    for trial in experiment.trials:
+        made_with = done.get(trial.key, trial.config_id)
+        if made_with != trial.config_id:
             raise ValueError(
                 f"The table has {trial.key} made with {made_with}, the experiment now asks for "
                 f"{trial.config_id}: the config, its overrides or the weights have changed. Rows "
                 "of both would not be comparable. Move the table away, or start anew with --fresh."
             )
-    return todo
+    return [b for b in experiment.batches if any(trial.key not in done for trial in b)]
 
 
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
-_OPTIONAL = {"overrides", "evaluation", "assets", "floors"}
-_METHOD_KEYS = {"config", "overrides", "seeds", "per_relation"}
+_OPTIONAL = {"overrides", "evaluation", "assets", "floors", "batch", "groups"}
+_METHOD_KEYS = {"config", "overrides", "seeds", "per_relation", "captions"}
 
 
 def _check_keys(loaded: dict[str, Any], path: Path) -> None:
@@ -159,25 +174,56 @@ def _check_keys(loaded: dict[str, Any], path: Path) -> None:
                 f"{path}: methods.{method} has the keys {sorted(spec)}. It needs `config`; allowed "
                 f"are {sorted(_METHOD_KEYS)}."
             )
+    batch = loaded.get("batch", 1)
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"{path}: `batch` is {batch}, but must be 1 or more pictures at once.")
+
+
+def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> list[Trial]:
+    """List the runs: seed after seed, in each of them all methods of a caption, then the next."""
+    weights = _digest_assets(root, loaded.get("assets", []))
+    trials: list[Trial] = []
+    for seed in loaded["seeds"]:
+        plans = []
+        for method, spec in loaded["methods"].items():
+            if seed not in spec.get("seeds", loaded["seeds"]):
+                continue
+            captions = _captions_of_method(method, spec, loaded["captions"], captions_of)
+            overrides = (*_flat(loaded.get("overrides", [])), *_flat(spec.get("overrides", [])))
+            # what else a picture of a batch depends on
+            together = (f"batch={loaded['batch']}", *captions) if "batch" in loaded else ()
+            config_id = _config_id(root / spec["config"], (*overrides, *together), weights)
+            plans.append(
+                [Trial(method, c, seed, spec["config"], overrides, config_id) for c in captions]
+            )
+        trials += [trial for turn in zip_longest(*plans) for trial in turn if trial]
+    return trials
+
+
+def _flat(overrides: list[str | list[str]]) -> list[str]:
+    """Spread the lists that stand among overrides, which YAML's aliases make."""
+    return [o for item in overrides for o in (item if isinstance(item, list) else [item])]
 
 
 def _captions(spec: list[str] | dict[str, Any], captions_of: CaptionSource) -> list[str]:
     if isinstance(spec, list):
         return spec
-    return captions_of(spec["split"], spec["per_relation"])
+    return captions_of(**spec)
 
 
 def _captions_of_method(
     method: str, spec: dict[str, Any], captions: list[str] | dict[str, Any], of: CaptionSource
 ) -> list[str]:
-    """Return the captions of one method: all, or the first `per_relation` of each relation."""
-    limit = spec.get("per_relation")
+    """Return the captions of one method: all, its own, or the first `per_relation` of each
+    relation.
+    """
+    limit, captions = spec.get("per_relation"), spec.get("captions", captions)
     if limit is None:
         return _captions(captions, of)
     key = f"methods.{method}.per_relation"
-    if isinstance(captions, list):
+    if "per_relation" not in captions:
         raise ValueError(
-            f"{key} is {limit}, but `captions` is a list. Give `captions` as {{split, "
+            f"{key} is {limit}, but `captions` is a list or edits. Give `captions` as {{split, "
             "per_relation}, or leave the method's key out."
         )
     if type(limit) is not int or not 1 <= limit <= captions["per_relation"]:

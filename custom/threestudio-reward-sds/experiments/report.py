@@ -2,18 +2,21 @@
 
 Called with the experiment's YAML, as `run.py` (the YAMLs' headers have the command).
 
-Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.png`, beside the CSV.
+Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.png`, beside the CSV;
+for an experiment that makes pictures see `picture_report.py`.
 """
 
 import argparse
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from intervals import Interval, Measured, paired_difference
+from intervals import Interval, Measured, paired_difference, paired_p_value
 from pictures import Cell, draw_grid
 from plan import Experiment, load_experiment
 from rows import Row, read_rows
@@ -41,18 +44,28 @@ def main(argv: list[str] | None = None) -> int:
     if not rows:
         sys.stderr.write(f"{experiment.table} has no rows yet: run {args.experiment} first.\n")
         return 2
-    picture = experiment.table.with_suffix(".png")
-    drawn = draw_gallery(experiment, rows, args.per_relation, picture)
-    page = experiment.table.with_suffix(".md")
-    page.write_text(render(experiment, rows, picture.name if drawn else None), encoding="utf-8")
+    if experiment.batch:
+        page = importlib.import_module("picture_report").write_pictures(experiment, rows)
+    else:
+        page = write_scenes(experiment, rows, args.per_relation)
     sys.stdout.write(f"{page}\n")
     return 0
+
+
+def write_scenes(experiment: Experiment, rows: list[Row], per_relation: int) -> Path:
+    """Write page and picture of scenes in 3D; returns the page's path."""
+    picture = experiment.table.with_suffix(".png")
+    drawn = draw_gallery(experiment, rows, per_relation, picture)
+    page = experiment.table.with_suffix(".md")
+    page.write_text(render(experiment, rows, picture.name if drawn else None), encoding="utf-8")
+    return page
 
 
 def planned_rows(experiment: Experiment) -> list[Row]:
     """Read the rows that belong to the experiment as it is written now."""
     wanted = {(trial.key, trial.config_id) for trial in experiment.trials}
-    return [row for row in read_rows(experiment.table) if (row.key, row.config) in wanted]
+    rows = read_rows(experiment.table, experiment.row_kind)
+    return [row for row in rows if (row.key, row.config) in wanted]
 
 
 def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
@@ -66,8 +79,8 @@ def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
     parts = [
         f"# {experiment.name}",
         f"{len(rows)} of {len(experiment.trials)} runs on {captions} captions. Written by",
-        _commands(experiment),
-        _machine(rows),
+        commands(experiment),
+        machine(rows),
         "## Rates\n\n" + method_table(by_method),
         "## Against the baseline\n\nPoints, paired by caption and seed, with 95 % intervals "
         "(bootstrap clustered by caption, 10,000 resamples). A run draws from sha256(caption, "
@@ -87,14 +100,16 @@ def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _commands(experiment: Experiment) -> str:
+def commands(experiment: Experiment) -> str:
+    """Say how table and page are made."""
     folder = "custom/threestudio-reward-sds/experiments"
     return "\n".join(
         ["```", *(f"python {folder}/{s}.py {experiment.source}" for s in ("run", "report")), "```"]
     )
 
 
-def _machine(rows: list[Row]) -> str:
+def machine(rows: list[Row]) -> str:
+    """Say what the rows were made on and from."""
     setups = sorted(
         {f"{row.device}, torch {row.torch}, {row.threads} threads a run" for row in rows}
     )
@@ -168,10 +183,13 @@ def floor_table(
     """
     lines = ["| asked | found | met |", "|---|---|---|"]
     for floor in floors:
-        if not {floor["method"], floor.get("minus", floor["method"])} <= set(by_method):
+        if not set(floor_methods(floor)) <= set(by_method):
             continue
         name, found, met = check_floor(by_method, floor)
-        done, wanted = len(by_method[floor["method"]]), planned[floor["method"]]
+        least = min(
+            floor_methods(floor), key=lambda method: len(by_method[method]) - planned[method]
+        )
+        done, wanted = len(by_method[least]), planned[least]
         verdict = "yes" if met else "**no**"
         lines.append(
             f"| {name} | {found} | {verdict} |"
@@ -181,8 +199,15 @@ def floor_table(
     return "\n".join(lines)
 
 
+def floor_methods(floor: dict[str, Any]) -> list[str]:
+    """List the methods that a floor is about."""
+    return floor.get("steps") or [floor[key] for key in ("method", "minus") if key in floor]
+
+
 def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, str, bool]:
     """Judge one floor: its words, what was found, whether it is met."""
+    if "steps" in floor:
+        return _check_steps(by_method, floor)
     method, minus, measure = floor["method"], floor.get("minus"), floor["measure"]
     if minus:
         interval = compare(by_method, method, minus, measure)
@@ -196,8 +221,21 @@ def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple
         "lower bound at least": low >= floor.get("lower_bound_at_least", low),
     }
     asked = [f"{t} {floor[t.replace(' ', '_')]}" for t in tests if t.replace(" ", "_") in floor]
+    if "p_below" in floor:
+        p = paired_p_value(*(measured(by_method[m], measure) for m in (method, minus)))
+        tests["p"], found = p < floor["p_below"], f"{found}, p = {p:.2g}"
+        asked.append(f"p below {floor['p_below']}")
     name = f"{measure}: {method}{f' minus {minus}' if minus else ''} {', '.join(asked)}"
     return name, found, all(tests.values())
+
+
+def _check_steps(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, str, bool]:
+    """Judge whether the first of the steps between methods is the biggest."""
+    pairs = list(pairwise(floor["steps"]))
+    steps = [compare(by_method, after, before, floor["measure"]) for before, after in pairs]
+    name = f"{floor['measure']}: the first step of {', '.join(floor['steps'])} is the biggest"
+    means = [step.mean for step in steps]
+    return name, ", ".join(_format(step, 1) for step in steps), means[0] == max(means)
 
 
 def compare(by_method: dict[str, list[Row]], method: str, baseline: str, measure: str) -> Interval:

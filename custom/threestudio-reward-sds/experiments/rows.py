@@ -3,7 +3,9 @@
 import csv
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 
@@ -45,12 +47,23 @@ class Row:
         return self.shape_ok and self.color_ok
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-_TYPES = {field.name: field.type for field in fields(Row)}
+@dataclass(frozen=True)
+class PictureRow(Row):
+    """One picture. `reward` is that of the picture as a front view, `seconds` and `unet_calls` are
+    its share of the batch that it was made in."""
+
+    outside: float | None
+    """Of an edit: mean absolute difference to the source, in [0, 1], where nothing may change."""
+    picture: str
+    """Digest of the picture's bytes: a rerun with the same torch and threads has the same."""
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, kind: type[Row] = Row) -> list[Row]:
     """Read the finished runs; a torn last line (killed while writing) is removed from the file.
+
+    Args:
+        path: The table; without it there are no rows.
+        kind: What its rows are.
 
     Raises:
         ValueError: If the file is not an experiment table of this version.
@@ -62,39 +75,56 @@ def read_rows(path: Path) -> list[Row]:
     if whole != text:
         _replace(path, whole)
     reader = csv.DictReader(io.StringIO(whole))
-    if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
+    columns = tuple(_types(kind))
+    if reader.fieldnames is not None and tuple(reader.fieldnames) != columns:
         raise ValueError(
-            f"{path} has the columns {reader.fieldnames}, not {list(COLUMNS)}. "
+            f"{path} has the columns {reader.fieldnames}, not {list(columns)}. "
             "It was written by another version: move it away, then run again."
         )
-    return [_parse(record) for record in reader]
+    return [_parse(record, kind) for record in reader]
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Add one row with a single write, and the header first when the file is new or empty."""
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows with a single write, and the header first when the file is new or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if not path.exists() or path.stat().st_size == 0:
-        writer.writerow(COLUMNS)
-    writer.writerow([_format(getattr(row, name)) for name in COLUMNS])
+    text = _text(rows, header=not path.exists() or path.stat().st_size == 0)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, buffer.getvalue().encode("utf-8"))
+        os.write(descriptor, text.encode("utf-8"))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sort_rows(path: Path, order: list[tuple[str, str, int]]) -> None:
+def sort_rows(path: Path, order: list[tuple[str, str, int]], kind: type[Row] = Row) -> None:
     """Rewrite a finished table in the order of the plan, whoever was faster."""
     place = {key: index for index, key in enumerate(order)}
-    rows = sorted(read_rows(path), key=lambda row: place.get(row.key, len(place)))
+    rows = read_rows(path, kind)
+    _replace(path, _text(sorted(rows, key=lambda row: place.get(row.key, len(place)))))
+
+
+def drop_rows(path: Path, keys: Iterable[tuple[str, str, int]], kind: type[Row] = Row) -> None:
+    """Remove the rows of some runs from a table."""
+    dropped, rows = set(keys), read_rows(path, kind)
+    kept = [row for row in rows if row.key not in dropped]
+    if len(kept) < len(rows):
+        _replace(path, _text(kept))
+
+
+@cache
+def _types(kind: type[Row]) -> dict[str, object]:
+    return {field.name: field.type for field in fields(kind)}
+
+
+def _text(rows: Iterable[Row], header: bool = True) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_format(getattr(row, name)) for name in COLUMNS] for row in rows)
-    _replace(path, buffer.getvalue())
+    for row in rows:
+        if header:
+            writer.writerow(_types(type(row)))
+            header = False
+        writer.writerow([_format(getattr(row, name)) for name in _types(type(row))])
+    return buffer.getvalue()
 
 
 def _replace(path: Path, text: str) -> None:
@@ -113,6 +143,14 @@ def _format(value: object) -> object:
     return value
 
 
-def _parse(record: dict[str, str]) -> Row:
-    read = {bool: lambda text: text == "1", int: int, float: float, str: str}
-    return Row(**{name: read[_TYPES[name]](record[name]) for name in COLUMNS})
+def _parse(record: dict[str, str], kind: type[Row]) -> Row:
+    return kind(**{name: _READ[of](record[name]) for name, of in _types(kind).items()})
+
+
+_READ = {
+    bool: lambda text: text == "1",
+    int: int,
+    float: float,
+    float | None: lambda text: float(text) if text else None,
+    str: str,
+}

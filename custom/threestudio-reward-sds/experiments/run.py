@@ -1,7 +1,8 @@
 """Run an experiment: methods x captions x seeds, on all cores, resumable.
 
 Called with an experiment YAML (the YAMLs' headers have the command). Kill it whenever you like:
-every finished run is a row of the CSV, and the same command does the rest.
+every finished run is a row of the CSV, and the same command does the rest. Pictures are made in
+batches, whose rows are written together.
 """
 
 import argparse
@@ -18,18 +19,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from plan import Evaluation, Experiment, Trial, load_experiment, pending_trials
-from rows import Row, append_row, read_rows, sort_rows
+from plan import Batch, Evaluation, Experiment, load_experiment, pending_batches
+from rows import Row, append_rows, drop_rows, read_rows, sort_rows
 
 ROOT = Path(__file__).resolve().parents[3]
-QUIET = (
+UNWATCHED = (
     "trainer.enable_progress_bar=false",
     "trainer.val_check_interval=1000000",
-    "data.n_test_views=1",
 )
-"""Overrides of every run: nobody watches, and the four canonical views replace the turntable."""
+"""Overrides of every run: nobody watches."""
+QUIET = (*UNWATCHED, "data.n_test_views=1")
+"""The same for a scene in 3D, whose four canonical views replace the turntable."""
 
-TrialFunction = Callable[[Trial, Evaluation, Path, Path], Row]
+BatchFunction = Callable[[Batch, Evaluation, Path, list[Path]], list[Row]]
+"""(runs, how to look at them, parent of their folders, where their pictures go) -> their rows."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,15 +43,19 @@ def main(argv: list[str] | None = None) -> int:
         experiment = load_experiment(Path(args.experiment), block_captions)
         if args.fresh:
             experiment.table.unlink(missing_ok=True)
-        todo = pending_trials(experiment.trials, read_rows(experiment.table))
+        todo = pending_batches(experiment, read_rows(experiment.table, experiment.row_kind))
+        todo = select(todo, experiment.methods, args.methods, args.limit)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     workers = min(args.workers or max(1, (os.cpu_count() or 1) // args.threads), max(1, len(todo)))
-    failures = execute(experiment, todo[: args.limit], workers, args.threads)
-    if len(read_rows(experiment.table)) == len(experiment.trials):
-        sort_rows(experiment.table, [trial.key for trial in experiment.trials])
+    failures = execute(experiment, todo, workers, args.threads)
+    if len(read_rows(experiment.table, experiment.row_kind)) == len(experiment.trials):
+        order = [trial.key for trial in experiment.trials]
+        sort_rows(experiment.table, order, experiment.row_kind)
     sys.stdout.write(f"{experiment.table}\n")
+    if args.report:
+        importlib.import_module("report").main([args.experiment])
     return 1 if failures else 0
 
 
@@ -57,7 +64,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("experiment", help="experiment YAML")
     parser.add_argument("--workers", type=int, help="runs at a time (default: cores / threads)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per run")
-    parser.add_argument("--limit", type=int, help="stop after this many runs")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these (default: all)")
+    parser.add_argument("--limit", type=int, help="stop after this many runs or batches")
+    parser.add_argument("--report", action="store_true", help="write the report, too")
     parser.add_argument("--fresh", action="store_true", help="remove the table first")
     return parser.parse_args(argv)
 
@@ -76,9 +85,37 @@ def prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def block_captions(split: str, per_relation: int) -> list[str]:
-    """List the pair captions of a split of the blocks world, balanced over the four relations."""
+def select(
+    todo: list[Batch], known: list[str], methods: list[str] | None, limit: int | None
+) -> list[Batch]:
+    """Keep the first `limit` batches of some methods.
+
+    Raises:
+        ValueError: If that selects nothing: for unknown methods, and a limit below 1.
+    """
+    unknown = [method for method in methods or [] if method not in known]
+    if unknown:
+        raise ValueError(
+            f"No run is selected: the experiment has no method {', '.join(unknown)}. --methods "
+            f"takes some of {', '.join(known)}."
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"No run is selected: --limit is {limit}, but must be 1 or more.")
+    return [batch for batch in todo if batch[0].method in (methods or known)][:limit]
+
+
+def block_captions(split: str, per_relation: int = 0, edits: int = 0) -> list[str]:
+    """List captions of a split of the blocks world.
+
+    Args:
+        split: "train", "dev" or "held-out".
+        per_relation: Pair captions of each of the four relations.
+        edits: Edits (`source -> target`), the three kinds in turn, in place of captions.
+    """
     load_extensions()
+    if edits:
+        found = importlib.import_module("threestudio-blocks.edits").edits(split, edits)
+        return [f"{edit.source} -> {edit.target}" for edit in found]
     captions = importlib.import_module("threestudio-blocks.captions")
     return [str(caption) for caption in captions.pair_captions(split, per_relation)]
 
@@ -90,10 +127,10 @@ def load_extensions() -> None:
 
 def execute(
     experiment: Experiment,
-    todo: list[Trial],
+    todo: list[Batch],
     workers: int,
     threads: int,
-    function: TrialFunction | None = None,
+    function: BatchFunction | None = None,
 ) -> int:
     """Make the runs and append their rows as they finish.
 
@@ -102,26 +139,30 @@ def execute(
         todo: The runs to make.
         workers: Processes; 0 runs everything in this one.
         threads: CPU threads of each.
-        function: Makes one run; the default trains.
+        function: Makes one batch; the default trains.
 
     Returns:
-        Number of runs that failed; their tracebacks are in the experiment's `failures.log`.
+        Number of batches that failed; their tracebacks are in the experiment's `failures.log`.
     """
     outcomes = _here if workers == 0 else _pool
-    finished = read_rows(experiment.table)
+    function = function or (quiet_pictures if experiment.batch else quiet_trial)
+    # of a batch that lacks rows
+    drop_rows(experiment.table, [t.key for b in todo for t in b], experiment.row_kind)
+    finished = read_rows(experiment.table, experiment.row_kind)
     failures = 0
     with tqdm(total=len(experiment.trials), initial=len(finished), unit="run") as bar:
         bar.set_description(experiment.name)
-        for row, fault in outcomes(experiment, todo, workers, threads, function or quiet_trial):
-            if row is None:
+        for rows, fault in outcomes(experiment, todo, workers, threads, function):
+            if fault:
                 failures += 1
                 bar.write(fault.strip().splitlines()[-1], file=sys.stderr)
                 _note_failure(experiment, fault)
                 continue
-            append_row(experiment.table, row)
-            finished.append(row)
-            bar.set_postfix_str(standing(finished))
-            bar.update()
+            append_rows(experiment.table, rows)
+            finished += rows
+            shown = {rows[0].method} if experiment.batch else set(experiment.methods)
+            bar.set_postfix_str(standing([row for row in finished if row.method in shown]))
+            bar.update(len(rows))
     return failures
 
 
@@ -132,24 +173,37 @@ def standing(rows: list[Row]) -> str:
     return " ".join(f"{method} {sum(oks)}/{len(oks)}" for method, oks in counts.items())
 
 
-def quiet_trial(trial: Trial, evaluation: Evaluation, folder: Path, picture: Path) -> Row:
-    """Train without progress bar and turntable."""
+def quiet_trial(
+    batch: Batch, evaluation: Evaluation, folder: Path, pictures: list[Path]
+) -> list[Row]:
+    """Train one scene in 3D without progress bar and turntable."""
     load_extensions()
-    return importlib.import_module("trial").run_trial(trial, evaluation, folder, picture, QUIET)
+    run_trial = importlib.import_module("trial").run_trial
+    return [run_trial(batch[0], evaluation, folder, pictures[0], QUIET)]
 
 
-Outcome = tuple[Row | None, str]
+def quiet_pictures(
+    batch: Batch, evaluation: Evaluation, folder: Path, pictures: list[Path]
+) -> list[Row]:
+    """Optimise a batch of pictures without progress bar."""
+    load_extensions()
+    run_pictures = importlib.import_module("picture_trial").run_pictures
+    return run_pictures(batch, evaluation, folder, pictures, UNWATCHED)
+
+
+Outcome = tuple[list[Row], str]
+"""Rows of a batch, and what went wrong."""
 
 
 def _here(
-    experiment: Experiment, todo: list[Trial], workers: int, threads: int, function: TrialFunction
+    experiment: Experiment, todo: list[Batch], workers: int, threads: int, function: BatchFunction
 ) -> Iterable[Outcome]:
-    for trial in todo:
-        yield _attempt(function, trial, experiment)
+    for batch in todo:
+        yield _attempt(function, batch, experiment)
 
 
 def _pool(
-    experiment: Experiment, todo: list[Trial], workers: int, threads: int, function: TrialFunction
+    experiment: Experiment, todo: list[Batch], workers: int, threads: int, function: BatchFunction
 ) -> Iterable[Outcome]:
     pool = ProcessPoolExecutor(
         workers,
@@ -158,21 +212,21 @@ def _pool(
         initargs=(experiment.folder / "logs", threads),
     )
     try:
-        futures = [pool.submit(_attempt, function, trial, experiment) for trial in todo]
+        futures = [pool.submit(_attempt, function, batch, experiment) for batch in todo]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
-        yield None, f"A worker died (out of memory?). See {experiment.folder / 'logs'}; run again."
+        yield [], f"A worker died (out of memory?). See {experiment.folder / 'logs'}; run again."
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attempt(function: TrialFunction, trial: Trial, experiment: Experiment) -> Outcome:
-    picture = experiment.picture(trial.method, trial.caption, trial.seed)
+def _attempt(function: BatchFunction, batch: Batch, experiment: Experiment) -> Outcome:
+    pictures = [experiment.picture(*trial.key) for trial in batch]
     try:
-        return function(trial, experiment.evaluation, experiment.folder / "runs", picture), ""
+        return function(batch, experiment.evaluation, experiment.folder / "runs", pictures), ""
     except Exception:
-        return None, f"{trial}\n{traceback.format_exc()}"
+        return [], f"{batch}\n{traceback.format_exc()}"
 
 
 def _start_worker(logs: Path, threads: int) -> None:

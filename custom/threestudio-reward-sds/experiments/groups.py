@@ -1,0 +1,79 @@
+"""What the report of a picture experiment compares: groups of methods with one baseline."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rows import Row
+
+KINDS = ("family", "ablation", "curve")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods of one table of the report; a method may be in several."""
+
+    title: str
+    kind: str
+    """ "family": with pictures and a verdict; "ablation"; "curve": an ablation that is drawn."""
+    baseline: str
+    reward: str | None
+    """Method of a family that shall beat the baseline."""
+    methods: dict[str, str]
+    """Method -> what the report calls it."""
+    note: str = ""
+    """Text for the report, e.g. why a result is what it is."""
+
+
+def load_groups(specs: Iterable[dict[str, Any]], known: Iterable[str]) -> list[Group]:
+    """Read the groups of an experiment YAML.
+
+    Args:
+        specs: `{title, kind, baseline, reward (family only), methods, note (optional)}` of each.
+        known: Methods of the experiment.
+
+    Raises:
+        ValueError: For a group that is not of this form, or names methods that do not exist.
+    """
+    known = list(known)
+    return [_group(spec, known) for spec in specs]
+
+
+def _group(spec: dict[str, Any], known: list[str]) -> Group:
+    try:
+        group = Group(**{"reward": None, **spec})
+    except TypeError as error:
+        raise ValueError(
+            f"The group {spec} needs title, kind, baseline and methods, a family also reward; it "
+            f"may have a note and nothing else ({error})."
+        ) from error
+    if group.kind not in KINDS or (group.kind == "family") != (group.reward is not None):
+        raise ValueError(
+            f"The group '{group.title}' has the kind '{group.kind}', which must be one of "
+            f"{', '.join(KINDS)}; `reward` names the reward version of a family, and only of one."
+        )
+    for method in (*group.methods, group.baseline, *filter(None, [group.reward])):
+        if method not in known or method not in group.methods:
+            raise ValueError(
+                f"The group '{group.title}' names the method '{method}', which must be one of its "
+                f"own `methods` and of the experiment's: {', '.join(known)}."
+            )
+    return group
+
+
+def shared_rows(group: Group, rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Sort the rows by the group's methods, and keep the (caption, seed) pairs that all have.
+
+    Methods without a row are left out, so that an unfinished experiment can be looked at.
+    """
+    found: dict[str, list[Row]] = {method: [] for method in group.methods}
+    for row in rows:
+        if row.method in found:
+            found[row.method].append(row)
+    found = {method: some for method, some in found.items() if some}
+    pairs = [{(row.caption, row.seed) for row in some} for some in found.values()]
+    shared = set.intersection(*pairs) if pairs else set()
+    return {
+        method: [row for row in some if (row.caption, row.seed) in shared]
+        for method, some in found.items()
+    }

@@ -1,0 +1,224 @@
+"""The page of a picture experiment: a table and a test for each group, curves, galleries.
+
+`report.py` writes it when the experiment makes pictures.
+"""
+
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+from curves import Chart, Point, draw_charts
+from groups import Group, shared_rows
+from intervals import Interval, Measured, mean_interval, paired_difference, paired_p_value
+from picture_trial import ARROW, source_path
+from pictures import Cell, draw_grid
+from plan import Experiment
+from report import commands, floor_table, machine, measured
+from rows import Row
+
+JUDGED = {"all": "all right %", "relation": "relation right %", "looks": "shape and colour right %"}
+"""Measure of the judge -> heading; the first one decides."""
+SCORED = {"reward": ("optimised reward", 2), "outside": ("changed outside %", 2)}
+"""Measure that a guidance sees, or of edits -> heading, digits."""
+ALPHA = 0.01
+"""Largest p that counts as a difference."""
+SCALE, GALLERY = 3, 8
+"""Enlargement of the pictures of a gallery, and its captions."""
+HOW_TO_READ = """\
+The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
+that a reward that rises without the judge shows. Methods draw the same noise for the same caption
+and seed, and a table has the runs that all of its methods have. Intervals are of 95 %, bootstrapped
+over captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: method
+and baseline are exchanged within captions (99,999 times at random), whose values are means over
+seeds. It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would
+mostly be ties. p is not corrected for the number of comparisons."""
+
+
+def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
+    """Write `<table>.md`, its curves and, for runs of this machine, its galleries."""
+    stem = experiment.table.with_suffix("")
+    found = [
+        (group, by_method)
+        for group in experiment.groups
+        if any((by_method := shared_rows(group, rows)).values())
+    ]
+    charts = curve_rows(found)
+    if charts:
+        draw_charts(charts, Path(f"{stem}-curves.png"))
+    parts = [_header(experiment, rows)]
+    for group, by_method in found:
+        parts.append(group_section(group, by_method))
+        if group.kind == "family":
+            gallery = Path(f"{stem}-{group.title.lower()}.png")
+            if draw_gallery(experiment, group, by_method, gallery):
+                parts.append(f"![{group.title}]({gallery.name})")
+    if charts:
+        parts.append(f"## Judge and reward against the cost\n\n![curves]({stem.name}-curves.png)")
+    if experiment.floors:
+        by_method = {m: [r for r in rows if r.method == m] for m in {r.method for r in rows}}
+        planned = Counter(trial.method for trial in experiment.trials)
+        asked = floor_table(by_method, experiment.floors, planned)
+        parts.append("## What was asked\n\n" + asked)
+    page = experiment.table.with_suffix(".md")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def _header(experiment: Experiment, rows: list[Row]) -> str:
+    return "\n\n".join(
+        [
+            f"# {experiment.name}",
+            f"{len(rows)} of {len(experiment.trials)} pictures. Written by",
+            commands(experiment),
+            machine(rows),
+            HOW_TO_READ,
+        ]
+    )
+
+
+def group_section(group: Group, by_method: dict[str, list[Row]]) -> str:
+    """Write the tables of one group, and for a family what they say."""
+    parts = [f"## {group.title}", rate_table(group, by_method)]
+    if group.baseline in by_method and len(by_method) > 1:
+        parts.append(difference_table(group, by_method))
+        if group.reward in by_method:
+            parts.append(verdict(group, by_method))
+    return "\n\n".join(parts + ([group.note.strip()] if group.note else []))
+
+
+def rate_table(group: Group, by_method: dict[str, list[Row]]) -> str:
+    """Means with intervals, and the cost of a picture."""
+    scored = _scored(by_method)
+    heads = [*JUDGED.values(), *(SCORED[m][0] for m in scored), "network images", "seconds"]
+    lines = [f"| method | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for method, rows in by_method.items():
+        cells = [_between(mean_interval(_measured(rows, m)), 1) for m in JUDGED]
+        cells += [_between(mean_interval(_measured(rows, m)), SCORED[m][1]) for m in scored]
+        cells += [
+            f"{fmean(r.unet_calls for r in rows):.0f}",
+            f"{fmean(r.seconds for r in rows):.1f}",
+        ]
+        lines.append(f"| {group.methods[method]} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
+    """Every method minus the baseline, with the test."""
+    scored, baseline = _scored(by_method), by_method[group.baseline]
+    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
+    lines = [
+        f"| minus {group.methods[group.baseline]} | {' | '.join(heads)} | reading |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for method, rows in by_method.items():
+        if method == group.baseline:
+            continue
+        cells = []
+        for measure in (*JUDGED, *scored):
+            pair = _measured(rows, measure), _measured(baseline, measure)
+            digits = 1 if measure in JUDGED else SCORED[measure][1]
+            cells.append(_between(paired_difference(*pair), digits, "+"))
+            if measure in JUDGED:
+                cells.append(p_text(paired_p_value(*pair)))
+        cells.append(reading(rows, baseline))
+        lines.append(f"| {group.methods[method]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def reading(rows: list[Row], baseline: list[Row]) -> str:
+    """Say in words what judge and reward say of a difference."""
+    pair = _measured(rows, "all"), _measured(baseline, "all")
+    judged = paired_difference(*pair).mean
+    if paired_p_value(*pair) < ALPHA:
+        return "better" if judged > 0 else "**worse**"
+    rewarded = paired_difference(_measured(rows, "reward"), _measured(baseline, "reward"))
+    if rewarded.low <= 0:
+        return "no difference shown"
+    return "reward up, judge undecided" if judged > 0 else "**reward up, judge not**"
+
+
+def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
+    """Say whether the reward version of a family beats its baseline on the judge."""
+    pair = [_measured(by_method[method], "all") for method in (group.reward, group.baseline)]
+    difference, p = paired_difference(*pair), paired_p_value(*pair)
+    names = group.methods[group.reward], group.methods[group.baseline]
+    beats = difference.mean > 0 and p < ALPHA
+    words = "beats" if beats else "does **not** beat"
+    return (
+        f"{names[0]} {words} {names[1]} on the judge at p < {ALPHA}: "
+        f"{_between(difference, 1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
+    )
+
+
+def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Chart]]:
+    """Return a row of charts for the judge and one for the reward, a column per curve."""
+    curves = [pair for pair in found if pair[0].kind == "curve"]
+    names = {"all": JUDGED["all"], "reward": SCORED["reward"][0]}
+    charts = [
+        [
+            Chart(group.title, name, [_point(group, m, by_method[m], measure) for m in by_method])
+            for group, by_method in curves
+        ]
+        for measure, name in names.items()
+    ]
+    return charts if curves else []
+
+
+def _point(group: Group, method: str, rows: list[Row], measure: str) -> Point:
+    found = mean_interval(_measured(rows, measure))
+    calls = fmean(row.unet_calls for row in rows)
+    return Point(calls, found.mean, found.low, found.high, group.methods[method])
+
+
+def draw_gallery(
+    experiment: Experiment, group: Group, by_method: dict[str, list[Row]], path: Path
+) -> bool:
+    """Draw the first captions, first seed, a column per method; False if a picture is missing."""
+    rows = next(iter(by_method.values()))
+    seed = min(row.seed for row in rows)
+    captions = list(dict.fromkeys(row.caption for row in rows))[:GALLERY]
+    found = {row.key: row for some in by_method.values() for row in some}
+    grid = []
+    for caption in captions:
+        line = []
+        for method in by_method:
+            picture = experiment.picture(method, caption, seed)
+            row = found.get((method, caption, seed))
+            if row is None or not picture.exists():
+                return False
+            line.append(Cell(picture, verdict_line(row), row.relation_ok and row.looks_ok))
+        if ARROW in caption:
+            source = source_path(experiment.picture(next(iter(by_method)), caption, seed))
+            line.insert(0, Cell(source, "source", True))
+        grid.append((caption, line))
+    columns = [group.methods[method] for method in by_method]
+    draw_grid(grid, columns if len(columns) == len(grid[0][1]) else ["", *columns], path, SCALE)
+    return True
+
+
+def verdict_line(row: Row) -> str:
+    """Say what the judge found wrong."""
+    marks = {"shape": row.shape_ok, "colour": row.color_ok, "relation": row.relation_ok}
+    wrong = [name for name, ok in marks.items() if not ok]
+    return f"wrong: {', '.join(wrong)}" if wrong else "right"
+
+
+def p_text(p: float, equals: str = "") -> str:
+    """Write a p-value; the smallest ones as a bound, for the exchanges are random."""
+    return f"{equals}{p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def _measured(rows: list[Row], measure: str) -> Measured:
+    if measure == "outside":
+        return {(row.caption, row.seed): 100 * row.outside for row in rows}
+    return measured(rows, measure)
+
+
+def _scored(by_method: dict[str, list[Row]]) -> list[str]:
+    edits = any(row.outside is not None for rows in by_method.values() for row in rows)
+    return [measure for measure in SCORED if measure != "outside" or edits]
+
+
+def _between(found: Interval, digits: int, sign: str = "") -> str:
+    form = f"{sign}.{digits}f"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"

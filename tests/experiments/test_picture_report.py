@@ -1,0 +1,124 @@
+"""The page of a picture experiment: who is better, says the judge, and at what p."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from groups import Group
+from picture_report import (
+    curve_rows,
+    difference_table,
+    p_text,
+    rate_table,
+    reading,
+    verdict,
+    verdict_line,
+    write_pictures,
+)
+from plan import Evaluation, Experiment, Trial
+from tests.experiments.samples import PICTURE
+
+CAPTIONS = [f"caption {i}" for i in range(20)]
+GROUP = Group("SDS", "family", "sds", "reward", {"sds": "SDS", "reward": "RewardSDS"}, "Why.")
+
+
+def rows_of(method, right, reward=10.0, outside=None):
+    """A row per caption; the first `right` captions are right in everything, the rest in nothing
+    but shape and colour."""
+    base = dataclasses.replace(PICTURE, color_ok=True, seed=0, unet_calls=400, seconds=2.0)
+    return [
+        dataclasses.replace(
+            base, method=method, caption=c, relation_ok=i < right, reward=reward, outside=outside
+        )
+        for i, c in enumerate(CAPTIONS)
+    ]
+
+
+@pytest.mark.parametrize(
+    "right, reward, words",
+    [
+        (18, 30.0, "better"),
+        (5, 30.0, "reward up, judge undecided"),
+        (4, 30.0, "**reward up, judge not**"),
+        (5, 10.0, "no difference shown"),
+    ],
+)
+def test_reading(right, reward, words):
+    assert reading(rows_of("reward", right, reward), rows_of("sds", 4)) == words
+
+
+def test_reading_of_a_loss():
+    assert reading(rows_of("reward", 2), rows_of("sds", 18)) == "**worse**"
+
+
+def test_verdict_says_plainly_when_the_reward_does_not_win():
+    lost = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 5)}
+    assert verdict(GROUP, lost).startswith("RewardSDS does **not** beat SDS on the judge at p <")
+    won = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20)}
+    assert verdict(GROUP, won).startswith("RewardSDS beats SDS on the judge at p < 0.01: +80.0 [")
+    assert verdict(GROUP, won).endswith("points, p < 0.0001, 20 pairs.")
+
+
+def test_tables():
+    by_method = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20, 30.0)}
+    rates, differences = rate_table(GROUP, by_method), difference_table(GROUP, by_method)
+    assert "| SDS | 20 | 20.0 [" in rates and "| 400 | 2.0 |" in rates
+    assert "| RewardSDS | 20 | 100.0 [100.0, 100.0] |" in rates
+    assert "| minus SDS | all right % | p | relation right % | p |" in differences
+    assert "| RewardSDS | +80.0 [" in differences and "+20.00 [+20.00, +20.00]" in differences
+    assert "outside" not in rates
+
+
+def test_edits_have_what_they_changed_outside():
+    by_method = {"sds": rows_of("sds", 4, outside=0.01), "reward": rows_of("reward", 9, 9.0, 0.03)}
+    assert "changed outside %" in rate_table(GROUP, by_method)
+    assert "| +2.00 [+2.00, +2.00] |" in difference_table(GROUP, by_method)
+
+
+def test_curves_have_a_chart_for_the_judge_and_one_for_the_reward():
+    curve = dataclasses.replace(GROUP, kind="curve")
+    by_method = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20, 30.0)}
+    charts = curve_rows([(curve, by_method), (GROUP, by_method)])
+    assert [[[p.y for p in c.points] for c in row] for row in charts] == [
+        [[20.0, 100.0]],
+        [[10.0, 30.0]],
+    ]
+    assert charts[0][0].points[0].x == 400 and charts[0][0].points[1].label == "RewardSDS"
+    assert curve_rows([(GROUP, by_method)]) == []
+
+
+def test_words():
+    assert [p_text(p) for p in (0.04321, 0.00001)] == ["0.043", "< 0.0001"]
+    assert [p_text(p, "= ") for p in (0.04321, 0.00001)] == ["= 0.043", "< 0.0001"]
+    assert verdict_line(PICTURE) == "wrong: colour"
+    assert verdict_line(dataclasses.replace(PICTURE, color_ok=True)) == "right"
+
+
+@pytest.mark.parametrize("caption", ["a cone", "a cube -> a cone"])
+def test_page_curves_and_gallery(caption, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        dataclasses.replace(PICTURE, method=m, caption=f"{c}{caption}", seed=0)
+        for c in "ab"
+        for m in ("sds", "reward")
+    ]
+    trials = [Trial(r.method, r.caption, r.seed, "a.yaml", (), r.config) for r in rows]
+    curve = dataclasses.replace(GROUP, title="N", kind="curve", reward=None, note="")
+    floors = [{"measure": "all", "method": "reward", "minus": "sds", "p_below": 0.01}]
+    parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), floors, Path("tiny.yaml"))
+    experiment = Experiment(*parts, batch=2, groups=[GROUP, curve])
+    page = write_pictures(experiment, rows)
+    assert "gallery" not in page.read_text() and not (tmp_path / "t-sds.png").exists()
+    for r in rows:
+        path = experiment.picture(*r.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (200, 30, 30)).save(path)
+        Image.new("RGB", (64, 64), (200, 30, 30)).save(path.with_name(f"source-{path.name}"))
+    text = write_pictures(experiment, rows).read_text()
+    columns = 3 if "->" in caption else 2
+    assert columns * 192 < Image.open(tmp_path / "t-sds.png").width < (columns + 1) * 192
+    assert "![SDS](t-sds.png)" in text and "![curves](t-curves.png)" in text
+    assert "4 of 4 pictures" in text and "\n\nWhy.\n\n" in text
+    assert "| all: reward minus sds p below 0.01 | +0.0 [+0.0, +0.0], p = 1 | **no** |" in text
