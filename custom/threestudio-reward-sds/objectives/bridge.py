@@ -19,7 +19,7 @@ from ..priors.base import Denoiser
 from ..search import Candidates
 from . import texts
 from .base import AbstractObjective
-from .sds import WEIGHTINGS
+from .weightings import weight_of, weighting_faults
 
 
 @threestudio.register("bridge-objective")
@@ -58,12 +58,7 @@ class BridgeObjective(AbstractObjective):
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = []
-        if cfg.weighting_strategy not in WEIGHTINGS:
-            faults.append(
-                f"`weighting_strategy` is '{cfg.weighting_strategy}', but must be one of "
-                f"{', '.join(WEIGHTINGS)}."
-            )
+        faults = weighting_faults(cfg)
         if cfg.bridge_start < 0:
             faults.append(
                 f"`system.guidance.bridge_start` is {cfg.bridge_start}, but must be a step, 0 or "
@@ -106,7 +101,7 @@ class BridgeObjective(AbstractObjective):
         mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B c h w"]:
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
-        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma)
+        weight = weight_of(self.cfg, alpha, sigma)
         prediction = candidates.prediction(denoiser, mask)
         if self.bridges:
             scale = self.cfg.guidance_scale_bridge

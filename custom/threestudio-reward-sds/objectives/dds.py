@@ -20,7 +20,7 @@ from ..priors.base import AbstractPrior, Denoiser
 from ..search import Candidates
 from . import texts
 from .base import AbstractObjective
-from .sds import WEIGHTINGS
+from .weightings import weight_of, weighting_faults
 
 IMAGE_KEY = "system.guidance.source_image"
 
@@ -57,12 +57,7 @@ class DDSObjective(AbstractObjective):
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = []
-        if cfg.weighting_strategy not in WEIGHTINGS:
-            faults.append(
-                f"`weighting_strategy` is '{cfg.weighting_strategy}', but must be one of "
-                f"{', '.join(WEIGHTINGS)}."
-            )
+        faults = weighting_faults(cfg)
         if cfg.source_image is None:
             faults.append(
                 "`dds-objective` edits a picture, but there is none. Set "
@@ -119,7 +114,7 @@ class DDSObjective(AbstractObjective):
         given_source = denoiser.given(self._source_prompts)
         source = given_source(noisy_source, candidates.timesteps, mask)
         scale = self.cfg.guidance_scale
-        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma)
+        weight = weight_of(self.cfg, alpha, sigma)
         return weight * (target.guided(scale) - source.guided(scale))
 
     def _source_like(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:

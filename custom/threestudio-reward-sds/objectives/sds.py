@@ -6,9 +6,8 @@ loss `0.5 |z - x0'|^2` has the gradient `g = z - x0'`. Neither differentiates th
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar, Dict, List
+from typing import Any, ClassVar, List
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -20,13 +19,7 @@ from ..priors.base import Denoiser
 from ..search import Candidates
 from .base import AbstractObjective
 from .pixels import decoded_x0
-
-WEIGHTINGS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sds": lambda alpha, sigma: sigma**2,  # 1 - alpha_bar
-    "uniform": lambda alpha, sigma: torch.ones_like(sigma),
-    "fantasia3d": lambda alpha, sigma: alpha * sigma**2,  # sqrt(alpha_bar) (1 - alpha_bar)
-}
-"""w(t) by name, from `alpha = sqrt(alpha_bar)` and `sigma = sqrt(1 - alpha_bar)`."""
+from .weightings import weight_of, weighting_faults
 
 
 def rescale_std(
@@ -79,12 +72,7 @@ class SDSObjective(AbstractObjective):
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = []
-        if cfg.weighting_strategy not in WEIGHTINGS:
-            faults.append(
-                f"`weighting_strategy` is '{cfg.weighting_strategy}', but must be one of "
-                f"{', '.join(WEIGHTINGS)}."
-            )
+        faults = weighting_faults(cfg)
         if not 0 <= cfg.recon_std_rescale <= 1:
             faults.append(
                 f"`recon_std_rescale` is {cfg.recon_std_rescale}, but must be in [0, 1], e.g. 0.5."
@@ -121,7 +109,7 @@ class SDSObjective(AbstractObjective):
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, images)
         scale = denoiser.guided_scale(self.cfg.guidance_scale)
         noise_pred = candidates.prediction(denoiser, mask).guided(scale)
-        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma) * alpha / sigma
+        weight = weight_of(self.cfg, alpha, sigma) * alpha / sigma
         return weight * (images - decoded_x0(noise_pred, candidates, denoiser, mask))
 
     def _noise_residual(
@@ -134,7 +122,7 @@ class SDSObjective(AbstractObjective):
         alpha, sigma = denoiser.alpha_sigma(candidates.timesteps, latents)
         scale = denoiser.guided_scale(self.cfg.guidance_scale)
         noise_pred = candidates.prediction(denoiser, mask).guided(scale)
-        weight = WEIGHTINGS[self.cfg.weighting_strategy](alpha, sigma)
+        weight = weight_of(self.cfg, alpha, sigma)
         return weight * (noise_pred - candidates.noise)
 
     def _reconstruction(
