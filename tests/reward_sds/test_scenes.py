@@ -20,9 +20,6 @@ class Scenes:
     def __init__(self, prompts):
         self.scenes = [Prompts(prompt) for prompt in prompts]
 
-    def get_text_embeddings(self, *cameras):
-        raise NotImplementedError
-
 
 def gradient(built, rows, at=4):
     """Take one step on some of three images; return the gradient as if they were alone."""
