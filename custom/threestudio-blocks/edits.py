@@ -46,18 +46,26 @@ class Edit:
 
 
 def edits(split: str, count: int) -> list[Edit]:
-    """List edits of the first captions of a split, the three kinds in turn.
+    """List edits of captions of a split, the three kinds in turn; targets are of the split, too.
 
-    Where there is a choice, the pair of the target is one of the same split.
+    Captions without a target that the next kind needs are passed over.
+
+    Raises:
+        ValueError: The split has fewer edits.
     """
-    return [
-        edit_of(caption, KINDS[index % len(KINDS)], split)
-        for index, caption in enumerate(pair_captions(split)[:count])
-    ]
+    captions, found = iter(pair_captions(split)), []
+    for index in range(count):
+        kind = KINDS[index % len(KINDS)]
+        edit = next(filter(None, (edit_of(caption, kind, split) for caption in captions)), None)
+        if edit is None:
+            raise ValueError(f"The {split} split has {len(found)} edits, not {count}.")
+        found.append(edit)
+    return found
 
 
-def edit_of(source: Caption, kind: str, split: str) -> Edit:
-    """Choose one edit of a kind, always the same for the same caption."""
+def edit_of(source: Caption, kind: str, split: str) -> Edit | None:
+    """Choose one edit of a kind whose target is of a split, always the same for the same caption;
+    None if there is no such target."""
     first, second = source.first, source.second
     if kind == "relation":
         others = [source.with_relation(r) for r in RELATIONS if r != source.relation]
@@ -68,8 +76,10 @@ def edit_of(source: Caption, kind: str, split: str) -> Edit:
         free = [shape for shape in SHAPES if shape not in (first.shape, second.shape)]
         others = [replace(source, first=Solid(shape, first.color)) for shape in free]
     known = {frozenset(pair) for pair in pair_splits()[split]}
-    same = [other for other in others if frozenset((other.first, other.second)) in known]
-    return Edit(kind, source, random.Random(f"{source}/{kind}").choice(same or others))
+    targets = [other for other in others if frozenset((other.first, other.second)) in known]
+    return (
+        Edit(kind, source, random.Random(f"{source}/{kind}").choice(targets)) if targets else None
+    )
 
 
 def front_picture(caption: Caption, seed: int) -> Float[Tensor, "3 64 64"]:
