@@ -161,6 +161,33 @@ def test_views_of_data_and_prior_are_compared(registry, data, guidance, message)
         assert re.search(message, found[0]), found
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"seeds": [7, 8]}, None),
+        ({}, "data.seeds has 2 seeds, but system.image.seeds has 1.*seeds: .{data.seeds}"),
+        ({"seeds": [7, 8, 9]}, "has 2 seeds, but system.image.seeds has 3"),
+    ],
+)
+def test_seeds_of_data_and_images_are_compared(image, message):
+    found = faults(
+        data_type="image-datamodule",
+        data={"seeds": [1, 2]},
+        system_type="image-system",
+        system={
+            "image_type": "latent-parameter",
+            "image": image,
+            "guidance_type": "toy-guidance",
+            "prompt_processor_type": "toy-prompt-processor",
+            "loss": {"lambda_sds": 1.0},
+            "optimizer": {"name": "Adam", "args": {"lr": 0.1}},
+        },
+    )
+    assert len(found) == (0 if message is None else 1), found
+    if message is not None:
+        assert re.search(message, found[0]), found
+
+
 def test_lists_are_no_numbers_for_the_runtimes_own_settings():
     found = faults(
         data_type="random-camera-datamodule",

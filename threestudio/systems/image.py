@@ -42,8 +42,8 @@ class ImageSystem(GuidedMixin, BaseSystem):
         prompts, seeds = cfg.prompt_processor.get("prompts"), cfg.image.get("seeds", [0])
         if prompts and len(prompts) != len(seeds):
             missing.append(
-                f"`system.prompt_processor.prompts` has {len(prompts)} prompts, but `data.seeds` "
-                f"has {len(seeds)} seeds: each image needs one of both. Give as many, or one "
+                f"`system.prompt_processor.prompts` has {len(prompts)} prompts, but there are "
+                f"{len(seeds)} images, one for each of `system.image.seeds`. Give as many, or one "
                 "`prompt` for all images."
             )
         return BaseSystem.check(cfg) + missing + cls.loss_faults(cfg)

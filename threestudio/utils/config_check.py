@@ -11,6 +11,8 @@ under that type. A component may say more about its block:
 
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from threestudio.registry import UnknownModuleError, find
 
 from .config import ExperimentConfig, config_to_primitive, parse_structured
@@ -44,7 +46,8 @@ def config_faults(cfg: dict[str, Any]) -> list[str]:
         faults.append("`tag` is empty and `use_timestamp` is false: set one, the run needs a name.")
     for part in ("data", "system"):
         faults += _component_faults(part, cfg.get(f"{part}_type") or "", cfg.get(part))
-    faults += _seed_faults(cfg.get("seed", 0)) + view_faults(cfg) + lightning_faults(cfg)
+    faults += _seed_faults(cfg.get("seed", 0)) + view_faults(cfg) + image_faults(cfg)
+    faults += lightning_faults(cfg)
     return list(dict.fromkeys(faults))
 
 
@@ -114,6 +117,19 @@ def view_faults(cfg: dict[str, Any]) -> list[str]:
     ]
 
 
+def image_faults(cfg: dict[str, Any]) -> list[str]:
+    """Compare the number of images that are optimised with the number that is drawn for."""
+    system = cfg.get("system") if isinstance(cfg.get("system"), dict) else {}
+    drawn = _setting(cfg.get("data_type"), cfg.get("data"), "seeds")
+    images = _setting(system.get("image_type"), system.get("image"), "seeds")
+    if not isinstance(drawn, list) or not isinstance(images, list) or len(drawn) == len(images):
+        return []
+    return [
+        f"data.seeds has {len(drawn)} seeds, but system.image.seeds has {len(images)}: each image "
+        "needs one of both. Set `system.image.seeds: ${data.seeds}`."
+    ]
+
+
 def _setting(type_name: Any, block: Any, key: str) -> Any:
     """Return the value that `key` has in a component, or in the prior that it chooses.
 
@@ -128,7 +144,7 @@ def _setting(type_name: Any, block: Any, key: str) -> Any:
     if fields is None:
         return None
     if key in field_names(fields):
-        return block.get(key, getattr(fields, key, None))
+        return block.get(key, config_to_primitive(OmegaConf.structured(fields))[key])
     if "prior_type" not in field_names(fields):
         return None
     given = {**getattr(component, "preset", {}), **block}
