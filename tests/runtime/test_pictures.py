@@ -15,6 +15,13 @@ def save(path: Path, size: tuple[int, int] = (8, 8), mode: str = "RGB", color=(2
     return str(path)
 
 
+def cut(path: str) -> str:
+    """Leave the file's header and some of its pixels."""
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) - 30])
+    return path
+
+
 def test_a_picture_is_rgb_in_zero_to_one_and_brought_to_size(tmp_path: Path):
     path = save(tmp_path / "a.png", (16, 16))
     pictures = read_pictures("x", path, 3, 8)
@@ -43,10 +50,11 @@ def test_each_image_may_have_its_own(tmp_path: Path):
         (lambda p: save(p / "a.png", mode="RGBA", color=(1, 2, 3, 4)), "alpha channel.*background"),
         (lambda p: save(p / "g.png", mode="LA", color=(1, 2)), "alpha channel"),
         (lambda p: [save(p / "a.png")] * 2, "2 pictures for 3 images"),
+        (lambda p: cut(save(p / "c.png", (64, 64))), "is not a picture that can be read"),
         (lambda p: [1, 2, 3], "must be the path of a picture"),
         (lambda p: (p / "t.png").write_text("no picture") and str(p / "t.png"), "cannot be|can be"),
     ],
-    ids=["missing", "not-square", "alpha", "grey-alpha", "count", "numbers", "text"],
+    ids=["missing", "not-square", "alpha", "grey-alpha", "count", "damaged", "numbers", "text"],
 )
 def test_what_is_refused(make, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):

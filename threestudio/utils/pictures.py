@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
@@ -21,7 +21,7 @@ def picture_paths(value: Any) -> list[Any]:
 
 
 def picture_faults(key: str, value: Any, count: int) -> list[str]:
-    """List what is wrong with pictures, without decoding them.
+    """List what is wrong with pictures.
 
     Args:
         key: The setting, for the messages.
@@ -47,7 +47,8 @@ def _file_faults(key: str, path: str) -> list[str]:
         with Image.open(path) as picture:
             (width, height), bands = picture.size, picture.getbands()
             see_through = "A" in bands or "transparency" in picture.info
-    except (UnidentifiedImageError, OSError) as error:
+            picture.load()
+    except (OSError, SyntaxError, ValueError) as error:  # a damaged file may fail in any of these
         return [f"`{key}` is '{path}', which is not a picture that can be read: {error}."]
     faults = []
     if width != height:

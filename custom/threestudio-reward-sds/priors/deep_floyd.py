@@ -80,7 +80,8 @@ class DeepFloydPrior(AbstractUNetPrior):
         if as_latents:
             raise UserError(
                 "`rgb_as_latents` has no meaning for `deep-floyd-prior`: it denoises images, not "
-                "latents. Render RGB, or use `stable-diffusion-prior`."
+                "latents. Render RGB (in 2D `system.image_type: image-parameter`), or use "
+                "`stable-diffusion-prior`."
             )
         images = at_least_single(rgb).permute(0, 3, 1, 2)
         return resize(images, self.latent_size) * 2 - 1
