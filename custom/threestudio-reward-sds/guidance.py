@@ -105,7 +105,8 @@ class CandidateGuidance(ConfiguredGuidance):
         cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy, mvp_mtx)
         self._scene_streams = None if scene_seeds is None else SceneStreams(scene_seeds.tolist())
         strategy = self.strategy if self.step in self.window else self.plain
-        latents = self.prior.encode(rgb, self._stream("encode"), rgb_as_latents)
+        drawn = self._stream("encode") if self.objective.draws_latents else None
+        latents = self.prior.encode(rgb, drawn, rgb_as_latents)
         z = latents.detach()
         denoiser = self.prior.bind(prompt_utils, cameras, self.cfg.chunk_size)
         denoiser = self.objective.conditioned(denoiser)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import reference
+from tests.helpers import doubles, reference
 from tests.helpers.doubles import (
     DoublePromptProcessor,
     Words,
@@ -110,8 +110,8 @@ def test_scenes_have_prompts_of_their_own(picture):
 
 
 def test_the_source_under_its_own_prompt_stays(picture):
-    """Both branches cancel to the last bit, whatever the noise."""
-    built = build(picture, reward_strategy="mean")
+    """Both branches cancel to the last bit, whatever the noise, and whatever the encoder draws."""
+    built = build(picture, reward_strategy="mean", noise_scale=0.5)
     built.do_update_step(0, 0)
     source = built.objective._source.permute(0, 2, 3, 1).double().repeat(BATCH, 1, 1, 1)
     rgb = source.requires_grad_(True)
@@ -165,6 +165,15 @@ def test_an_alpha_channel_is_refused(tmp_path):
     Image.new("RGBA", (4, 4), (1, 2, 3, 4)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="alpha channel"):
         build(str(tmp_path / "a.png"))
+
+
+def test_many_sources_are_encoded_in_parts(picture, monkeypatch):
+    sizes, encode = [], doubles.WavyPrior.encode
+    monkeypatch.setattr(
+        doubles.WavyPrior, "encode", lambda self, x, g: sizes.append(len(x)) or encode(self, x, g)
+    )
+    built = build([picture] * 20)
+    assert sizes == [16, 4] and len(built.objective._source) == 20
 
 
 def test_one_source_for_all_or_one_for_each(picture):

@@ -23,12 +23,15 @@ from .base import AbstractObjective
 from .weightings import weight_of, weighting_faults
 
 IMAGE_KEY = "system.guidance.source_image"
+CHUNK = 16
+"""Source pictures that are encoded at a time."""
 
 
 @threestudio.register("dds-objective")
 class DDSObjective(AbstractObjective):
     """`w(t) (eps(z_t; target) - eps(zs_t; source))` (DDS, Eq. 3): SDS of the image under the target
-    prompt minus SDS of the source under its prompt, with the same t and noise, which cancels.
+    prompt minus SDS of the source under its prompt, with the same t and noise, which cancels. Both
+    images are encoded without a draw: an image that is the source differs by the prompt alone.
 
     Both are guided by `eps_u + s (eps_c - eps_u)`. The source is only evaluated for candidates
     whose weight is not 0, and never for previews. The target prompt is the system's. It edits
@@ -54,6 +57,7 @@ class DDSObjective(AbstractObjective):
 
     cfg: Config
     loss_name: ClassVar[str] = "dds"
+    draws_latents: ClassVar[bool] = False
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
@@ -98,8 +102,8 @@ class DDSObjective(AbstractObjective):
     def attach(self, prior: AbstractPrior) -> None:
         count = _count(self.cfg.source_image)
         pictures = read_pictures(IMAGE_KEY, self.cfg.source_image, count, prior.picture_size)
-        device = prior.alpha_bar.device
-        self._source = prior.encode(pictures.permute(0, 2, 3, 1).to(device), None)
+        images = pictures.permute(0, 2, 3, 1).to(prior.alpha_bar.device)
+        self._source = torch.cat([prior.encode(part, None) for part in images.split(CHUNK)])
 
     def residual(
         self,
