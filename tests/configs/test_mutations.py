@@ -19,6 +19,8 @@ BASES = (
     "custom/threestudio-reward-sds/configs/sd21-nerf-reward-sds.yaml",
     "configs/dreamfusion-sd.yaml",
     "configs/mvdream-sd21-shading.yaml",
+    "configs/image-sd21-dds.yaml",
+    "custom/threestudio-reward-sds/configs/image-sd21-reward-sds.yaml",
 )
 COUNT, AT_A_TIME = 500, 25
 SLOW = ("data dropped",)

@@ -111,7 +111,7 @@ def _trial_faults(config: dict[str, Any], groups: dict[str, dict[str, Any]]) -> 
         try:
             parameter = nn.Parameter(torch.zeros(1))
             optimizer_class(config["name"])([parameter], **{**config["args"], **values})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             return [f"system.optimizer.{where}: {config['name']} refuses {values}: {error}."]
     return []
 

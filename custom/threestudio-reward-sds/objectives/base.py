@@ -22,7 +22,7 @@ class AbstractObjective(BaseModule, ABC):
     follows_prior: ClassVar[bool] = False
     """Whether the prior's `flat_defaults` are the defaults of this objective's keys."""
     draws_latents: ClassVar[bool] = True
-    """Whether renders are encoded by a draw of the prior's posterior, if it has one, or its mean."""
+    """Whether renders are encoded by a draw of the prior's posterior, or by its mean."""
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
