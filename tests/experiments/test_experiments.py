@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import demo
+from floors import floor_methods
 from picture_trial import ARROW, batch_overrides
 from plan import load_experiment
-from report import floor_methods
 from run import block_captions
 from threestudio.run import check_config
 from threestudio.utils.config import merge_configs

@@ -25,6 +25,11 @@ class Interval:
     pairs: int
     """Runs of each method that entered."""
 
+    def text(self, digits: int, sign: str = "") -> str:
+        """Write mean and interval; "+" as the sign for a difference."""
+        form = f"{sign}.{digits}f"
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
 
 def paired_difference(
     method: Measured, baseline: Measured, resamples: int = 10_000, seed: int = 0

@@ -8,12 +8,13 @@ from pathlib import Path
 from statistics import fmean
 
 from curves import Chart, Point, draw_charts
+from floors import floor_table
 from groups import Group, shared_rows
-from intervals import Interval, Measured, mean_interval, paired_difference, paired_p_value
+from measures import average, compare, p_value
 from picture_trial import ARROW, source_path
 from pictures import Cell, draw_grid
 from plan import Experiment
-from report import commands, floor_table, machine, measured
+from report import commands, machine
 from rows import Row
 
 JUDGED = {"all": "all right %", "relation": "relation right %", "looks": "shape and colour right %"}
@@ -92,8 +93,8 @@ def rate_table(group: Group, by_method: dict[str, list[Row]]) -> str:
     heads = [*JUDGED.values(), *(SCORED[m][0] for m in scored), "network images", "seconds"]
     lines = [f"| method | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for method, rows in by_method.items():
-        cells = [_between(mean_interval(_measured(rows, m)), 1) for m in JUDGED]
-        cells += [_between(mean_interval(_measured(rows, m)), SCORED[m][1]) for m in scored]
+        cells = [average(rows, m).text(1) for m in JUDGED]
+        cells += [average(rows, m).text(SCORED[m][1]) for m in scored]
         cells += [
             f"{fmean(r.unet_calls for r in rows):.0f}",
             f"{fmean(r.seconds for r in rows):.1f}",
@@ -115,11 +116,10 @@ def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
             continue
         cells = []
         for measure in (*JUDGED, *scored):
-            pair = _measured(rows, measure), _measured(baseline, measure)
             digits = 1 if measure in JUDGED else SCORED[measure][1]
-            cells.append(_between(paired_difference(*pair), digits, "+"))
+            cells.append(compare(rows, baseline, measure).text(digits, "+"))
             if measure in JUDGED:
-                cells.append(p_text(paired_p_value(*pair)))
+                cells.append(p_text(p_value(rows, baseline, measure)))
         cells.append(reading(rows, baseline))
         lines.append(f"| {group.methods[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -127,11 +127,10 @@ def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
 
 def reading(rows: list[Row], baseline: list[Row]) -> str:
     """Say in words what judge and reward say of a difference."""
-    pair = _measured(rows, "all"), _measured(baseline, "all")
-    judged = paired_difference(*pair).mean
-    if paired_p_value(*pair) < ALPHA:
+    judged = compare(rows, baseline, "all").mean
+    if p_value(rows, baseline, "all") < ALPHA:
         return "better" if judged > 0 else "**worse**"
-    rewarded = paired_difference(_measured(rows, "reward"), _measured(baseline, "reward"))
+    rewarded = compare(rows, baseline, "reward")
     if rewarded.low <= 0:
         return "no difference shown"
     return "reward up, judge undecided" if judged > 0 else "**reward up, judge not**"
@@ -139,14 +138,14 @@ def reading(rows: list[Row], baseline: list[Row]) -> str:
 
 def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
     """Say whether the reward version of a family beats its baseline on the judge."""
-    pair = [_measured(by_method[method], "all") for method in (group.reward, group.baseline)]
-    difference, p = paired_difference(*pair), paired_p_value(*pair)
+    pair = by_method[group.reward], by_method[group.baseline]
+    difference, p = compare(*pair, "all"), p_value(*pair, "all")
     names = group.methods[group.reward], group.methods[group.baseline]
     beats = difference.mean > 0 and p < ALPHA
     words = "beats" if beats else "does **not** beat"
     return (
         f"{names[0]} {words} {names[1]} on the judge at p < {ALPHA}: "
-        f"{_between(difference, 1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
+        f"{difference.text(1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
     )
 
 
@@ -165,7 +164,7 @@ def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Cha
 
 
 def _point(group: Group, method: str, rows: list[Row], measure: str) -> Point:
-    found = mean_interval(_measured(rows, measure))
+    found = average(rows, measure)
     calls = fmean(row.unet_calls for row in rows)
     return Point(calls, found.mean, found.low, found.high, group.methods[method])
 
@@ -208,17 +207,6 @@ def p_text(p: float, equals: str = "") -> str:
     return f"{equals}{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
-def _measured(rows: list[Row], measure: str) -> Measured:
-    if measure == "outside":
-        return {(row.caption, row.seed): 100 * row.outside for row in rows}
-    return measured(rows, measure)
-
-
 def _scored(by_method: dict[str, list[Row]]) -> list[str]:
     edits = any(row.outside is not None for rows in by_method.values() for row in rows)
     return [measure for measure in SCORED if measure != "outside" or edits]
-
-
-def _between(found: Interval, digits: int, sign: str = "") -> str:
-    form = f"{sign}.{digits}f"
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
