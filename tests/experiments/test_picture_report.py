@@ -39,18 +39,27 @@ def rows_of(method, right, reward=10.0, outside=None):
 @pytest.mark.parametrize(
     "right, reward, words",
     [
-        (18, 30.0, "better"),
-        (5, 30.0, "reward up, judge undecided"),
-        (4, 30.0, "**reward up, judge not**"),
-        (5, 10.0, "no difference shown"),
+        (18, 30.0, "better, reward up"),
+        (18, 10.0, "better, reward undecided"),
+        (18, 5.0, "better, reward down"),
+        (9, 30.0, "reward up, judge undecided"),
+        (8, 30.0, "**reward up, judge not**"),
+        (7, 30.0, "**reward up, judge not**"),
+        (9, 10.0, "no difference shown"),
+        (7, 5.0, "reward down, judge undecided"),
+        (0, 30.0, "**worse**, reward up: the reward is hacked"),
+        (0, 10.0, "**worse**, reward undecided"),
+        (0, 5.0, "**worse**, reward down"),
     ],
 )
 def test_reading(right, reward, words):
-    assert reading(rows_of("reward", right, reward), rows_of("sds", 4)) == words
+    """Of 20 captions 8 are right: 18 are better, 0 worse at p < 0.01, 7 and 9 neither."""
+    assert reading(rows_of("reward", right, reward), rows_of("sds", 8)) == words
 
 
-def test_reading_of_a_loss():
-    assert reading(rows_of("reward", 2), rows_of("sds", 18)) == "**worse**"
+def test_a_reward_that_rises_on_few_captions_has_not_risen():
+    """Three captions: 2 of 8 exchanges are as extreme, whatever the size of the difference."""
+    assert reading(rows_of("reward", 3, 90.0)[:3], rows_of("sds", 3)[:3]) == "no difference shown"
 
 
 def test_verdict_says_plainly_when_the_reward_does_not_win():

@@ -126,14 +126,25 @@ def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
 
 
 def reading(rows: list[Row], baseline: list[Row]) -> str:
-    """Say in words what judge and reward say of a difference."""
-    judged = compare(rows, baseline, "all").mean
-    if p_value(rows, baseline, "all") < ALPHA:
-        return "better" if judged > 0 else "**worse**"
-    rewarded = compare(rows, baseline, "reward")
-    if rewarded.low <= 0:
+    """Say in words what judge and reward say of a difference, each at p < ALPHA."""
+    judged, rewarded = (_direction(rows, baseline, m) for m in ("all", "reward"))
+    reward = {1: "reward up", 0: "reward undecided", -1: "reward down"}[rewarded]
+    if judged > 0:
+        return f"better, {reward}"
+    if judged < 0:
+        return f"**worse**, {reward}{': the reward is hacked' if rewarded > 0 else ''}"
+    if rewarded == 0:
         return "no difference shown"
-    return "reward up, judge undecided" if judged > 0 else "**reward up, judge not**"
+    if rewarded > 0 and compare(rows, baseline, "all").mean <= 0:
+        return "**reward up, judge not**"
+    return f"{reward}, judge undecided"
+
+
+def _direction(rows: list[Row], baseline: list[Row], measure: str) -> int:
+    """Return 1 for more, -1 for less and 0 for a difference that is not significant."""
+    if p_value(rows, baseline, measure) >= ALPHA:
+        return 0
+    return 1 if compare(rows, baseline, measure).mean > 0 else -1
 
 
 def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
