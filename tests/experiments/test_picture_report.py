@@ -10,6 +10,7 @@ from groups import Group
 from picture_report import (
     curve_rows,
     difference_table,
+    group_section,
     p_text,
     rate_table,
     reading,
@@ -62,28 +63,74 @@ def test_a_reward_that_rises_on_few_captions_has_not_risen():
     assert reading(rows_of("reward", 3, 90.0)[:3], rows_of("sds", 3)[:3]) == "no difference shown"
 
 
-def test_verdict_says_plainly_when_the_reward_does_not_win():
-    lost = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 5)}
-    assert verdict(GROUP, lost).startswith("RewardSDS does **not** beat SDS on the judge at p <")
-    won = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20)}
-    assert verdict(GROUP, won).startswith("RewardSDS beats SDS on the judge at p < 0.01: +80.0 [")
-    assert verdict(GROUP, won).endswith("points, p < 0.0001, 20 pairs.")
+FAMILY = dataclasses.replace(GROUP, methods={**GROUP.methods, "mean": "mean", "long": "SDS, long"})
+PLANNED = dict.fromkeys(FAMILY.methods, 20)
+
+
+def test_verdict_names_every_opponent_and_says_plainly_who_is_not_beaten():
+    by_method = {
+        "sds": rows_of("sds", 4),
+        "reward": rows_of("reward", 20),
+        "mean": rows_of("mean", 19),
+        "long": rows_of("long", 20),
+    }
+    found = verdict(FAMILY, by_method, PLANNED)
+    assert found.startswith("On the judge, at p < 0.01, RewardSDS beats SDS (+80.0 [")
+    assert "points, p < 0.0001, 20 pairs); does **not** beat mean (+5.0 [" in found
+    assert "; does **not** beat SDS, long (+0.0 [" in found
+    by_method["sds"], by_method["reward"] = rows_of("sds", 20), rows_of("reward", 4)
+    assert "RewardSDS does **not** beat SDS (-80.0 [" in verdict(FAMILY, by_method, PLANNED)
+
+
+def test_there_is_no_verdict_before_the_runs_are_made():
+    """Neither on a method with some of its runs, nor on one without any; the others keep theirs."""
+    by_method = {
+        "sds": rows_of("sds", 4),
+        "reward": rows_of("reward", 20),
+        "mean": rows_of("mean", 4)[:10],
+    }
+    found = verdict(FAMILY, by_method, PLANNED)
+    assert "RewardSDS beats SDS (+80.0 [" in found and "20 pairs" in found
+    assert found.endswith(
+        "; against mean, 10 of 20 runs are made; against SDS, long, 0 of 20 runs are made."
+    )
+    table = difference_table(FAMILY, by_method, PLANNED).splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in table] == [
+        ["| RewardSDS minus SDS", "20"],
+        ["| mean minus SDS", "10"],
+        ["| RewardSDS minus mean", "10"],
+    ]
+    readings = [line.split(" | ")[-1] for line in table]
+    assert readings[1:] == ["10 of 20 runs are made |"] * 2
+    assert readings[0] == "better, reward undecided |"
+    rates = rate_table(FAMILY, by_method, PLANNED)
+    assert "| SDS | 20 | 20.0 [" in rates and "| mean | 10 of 20 | 40.0 [" in rates
+    by_method["reward"] = by_method["reward"][:10]
+    assert "RewardSDS against SDS, 10 of 20 runs" in verdict(FAMILY, by_method, PLANNED)
+
+
+def test_methods_without_a_run_in_common_have_no_difference():
+    by_method = {"sds": rows_of("sds", 4)[:10], "reward": rows_of("reward", 4)[10:]}
+    assert difference_table(GROUP, by_method, PLANNED) == ""
+    assert "10 of 20 runs are made" in group_section(GROUP, by_method, PLANNED)
 
 
 def test_tables():
     by_method = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20, 30.0)}
-    rates, differences = rate_table(GROUP, by_method), difference_table(GROUP, by_method)
+    rates = rate_table(GROUP, by_method, PLANNED)
+    differences = difference_table(GROUP, by_method, PLANNED)
     assert "| SDS | 20 | 20.0 [" in rates and "| 400 | 2.0 |" in rates
     assert "| RewardSDS | 20 | 100.0 [100.0, 100.0] |" in rates
-    assert "| minus SDS | all right % | p | relation right % | p |" in differences
-    assert "| RewardSDS | +80.0 [" in differences and "+20.00 [+20.00, +20.00]" in differences
+    assert "| difference | pairs | all right % | p | relation right % | p |" in differences
+    assert "| RewardSDS minus SDS | 20 | +80.0 [" in differences
+    assert "+20.00 [+20.00, +20.00]" in differences
     assert "outside" not in rates
 
 
 def test_edits_have_what_they_changed_outside():
     by_method = {"sds": rows_of("sds", 4, outside=0.01), "reward": rows_of("reward", 9, 9.0, 0.03)}
-    assert "changed outside %" in rate_table(GROUP, by_method)
-    assert "| +2.00 [+2.00, +2.00] |" in difference_table(GROUP, by_method)
+    assert "changed outside %" in rate_table(GROUP, by_method, PLANNED)
+    assert "| +2.00 [+2.00, +2.00] |" in difference_table(GROUP, by_method, PLANNED)
 
 
 def test_curves_have_a_chart_for_the_judge_and_one_for_the_reward():

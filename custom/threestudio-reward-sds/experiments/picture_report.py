@@ -4,13 +4,14 @@
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 from curves import Chart, Point, draw_charts
 from floors import floor_table
-from groups import Group, shared_rows
-from measures import average, compare, p_value
+from groups import Group, rows_of
+from measures import average, compare, measured, p_value, progress
 from picture_trial import ARROW, source_path
 from pictures import Cell, draw_grid
 from plan import Experiment
@@ -27,28 +28,28 @@ SCALE, GALLERY = 3, 8
 """Enlargement of the pictures of a gallery, and its captions."""
 HOW_TO_READ = """\
 The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
-that a reward that rises without the judge shows. Methods draw the same noise for the same caption
-and seed, and a table has the runs that all of its methods have. Intervals are of 95 %, bootstrapped
-over captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: method
-and baseline are exchanged within captions (99,999 times at random), whose values are means over
-seeds. It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would
-mostly be ties. p is not corrected for the number of comparisons."""
+that a reward that rises without the judge shows. A family has two controls: `mean` averages as many
+candidates as its reward version without a reward, `long` is its baseline with more steps, of as
+many network images as the reward version. Methods draw the same noise for the same caption and
+seed. Rates are of all runs of a method; differences and tests are of the runs that both methods
+have, and are not read before all runs of both are made. Intervals are of 95 %, bootstrapped over
+captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: the two
+methods are exchanged within captions (99,999 times at random), whose values are means over seeds.
+It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would mostly be
+ties. p is not corrected for the number of comparisons."""
 
 
 def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
     """Write `<table>.md`, its curves and, for runs of this machine, its galleries."""
     stem = experiment.table.with_suffix("")
-    found = [
-        (group, by_method)
-        for group in experiment.groups
-        if any((by_method := shared_rows(group, rows)).values())
-    ]
+    planned = Counter(trial.method for trial in experiment.trials)
+    found = [(g, by_method) for g in experiment.groups if (by_method := rows_of(g, rows))]
     charts = curve_rows(found)
     if charts:
         draw_charts(charts, Path(f"{stem}-curves.png"))
     parts = [_header(experiment, rows)]
     for group, by_method in found:
-        parts.append(group_section(group, by_method))
+        parts.append(group_section(group, by_method, planned))
         if group.kind == "family":
             gallery = Path(f"{stem}-{group.title.lower()}.png")
             if draw_gallery(experiment, group, by_method, gallery):
@@ -57,7 +58,6 @@ def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
         parts.append(f"## Judge and reward against the cost\n\n![curves]({stem.name}-curves.png)")
     if experiment.floors:
         by_method = {m: [r for r in rows if r.method == m] for m in {r.method for r in rows}}
-        planned = Counter(trial.method for trial in experiment.trials)
         asked = floor_table(by_method, experiment.floors, planned)
         parts.append("## What was asked\n\n" + asked)
     page = experiment.table.with_suffix(".md")
@@ -77,52 +77,61 @@ def _header(experiment: Experiment, rows: list[Row]) -> str:
     )
 
 
-def group_section(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Write the tables of one group, and for a family what they say."""
-    parts = [f"## {group.title}", rate_table(group, by_method)]
-    if group.baseline in by_method and len(by_method) > 1:
-        parts.append(difference_table(group, by_method))
-        if group.reward in by_method:
-            parts.append(verdict(group, by_method))
+def group_section(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
+    """Write the tables of one group, and for a family what they say.
+
+    Args:
+        group: The group.
+        by_method: Rows of each of its methods that has some.
+        planned: How many rows each method will have.
+    """
+    parts = [f"## {group.title}", rate_table(group, by_method, planned)]
+    if differences := difference_table(group, by_method, planned):
+        parts.append(differences)
+    if group.reward:
+        parts.append(verdict(group, by_method, planned))
     return "\n\n".join(parts + ([group.note.strip()] if group.note else []))
 
 
-def rate_table(group: Group, by_method: dict[str, list[Row]]) -> str:
+def rate_table(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
     """Means with intervals, and the cost of a picture."""
     scored = _scored(by_method)
     heads = [*JUDGED.values(), *(SCORED[m][0] for m in scored), "network images", "seconds"]
     lines = [f"| method | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for method, rows in by_method.items():
-        cells = [average(rows, m).text(1) for m in JUDGED]
+        made, wanted = len(rows), planned[method]
+        cells = [f"{made}" if made == wanted else f"{made} of {wanted}"]
+        cells += [average(rows, m).text(1) for m in JUDGED]
         cells += [average(rows, m).text(SCORED[m][1]) for m in scored]
         cells += [
             f"{fmean(r.unet_calls for r in rows):.0f}",
             f"{fmean(r.seconds for r in rows):.1f}",
         ]
-        lines.append(f"| {group.methods[method]} | {len(rows)} | {' | '.join(cells)} |")
+        lines.append(f"| {group.methods[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Every method minus the baseline, with the test."""
-    scored, baseline = _scored(by_method), by_method[group.baseline]
-    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
-    lines = [
-        f"| minus {group.methods[group.baseline]} | {' | '.join(heads)} | reading |",
-        "|---" * (len(heads) + 2) + "|",
-    ]
-    for method, rows in by_method.items():
-        if method == group.baseline:
+def difference_table(
+    group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]
+) -> str:
+    """The group's differences with their tests, each over the runs that both methods have."""
+    scored, lines = _scored(by_method), []
+    for pair in group.pairs:
+        rows, baseline = (by_method.get(method, []) for method in pair)
+        pairs = len(measured(rows, "all").keys() & measured(baseline, "all").keys())
+        if not pairs:
             continue
-        cells = []
+        cells = [" minus ".join(group.methods[method] for method in pair), str(pairs)]
         for measure in (*JUDGED, *scored):
             digits = 1 if measure in JUDGED else SCORED[measure][1]
             cells.append(compare(rows, baseline, measure).text(digits, "+"))
             if measure in JUDGED:
                 cells.append(p_text(p_value(rows, baseline, measure)))
-        cells.append(reading(rows, baseline))
-        lines.append(f"| {group.methods[method]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells.append(progress(by_method, pair, planned) or reading(rows, baseline))
+        lines.append(f"| {' | '.join(cells)} |")
+    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
+    header = f"| difference | pairs | {' | '.join(heads)} | reading |"
+    return "\n".join([header, "|---" * (len(heads) + 3) + "|", *lines]) if lines else ""
 
 
 def reading(rows: list[Row], baseline: list[Row]) -> str:
@@ -147,17 +156,22 @@ def _direction(rows: list[Row], baseline: list[Row], measure: str) -> int:
     return 1 if compare(rows, baseline, measure).mean > 0 else -1
 
 
-def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Say whether the reward version of a family beats its baseline on the judge."""
-    pair = by_method[group.reward], by_method[group.baseline]
-    difference, p = compare(*pair, "all"), p_value(*pair, "all")
-    names = group.methods[group.reward], group.methods[group.baseline]
-    beats = difference.mean > 0 and p < ALPHA
-    words = "beats" if beats else "does **not** beat"
-    return (
-        f"{names[0]} {words} {names[1]} on the judge at p < {ALPHA}: "
-        f"{difference.text(1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
-    )
+def verdict(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
+    """Say whom the reward version of a family beats on the judge: the baseline, every control."""
+    clauses = []
+    for opponent in group.opponents:
+        name, pair = group.methods[opponent], (group.reward, opponent)
+        if unfinished := progress(by_method, pair, planned):
+            clauses.append(f"against {name}, {unfinished}")
+            continue
+        rows = [by_method[method] for method in pair]
+        difference, p = compare(*rows, "all"), p_value(*rows, "all")
+        words = "beats" if difference.mean > 0 and p < ALPHA else "does **not** beat"
+        clauses.append(
+            f"{words} {name} ({difference.text(1, '+')} points, p {p_text(p, '= ')}, "
+            f"{difference.pairs} pairs)"
+        )
+    return f"On the judge, at p < {ALPHA}, {group.methods[group.reward]} {'; '.join(clauses)}."
 
 
 def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Chart]]:
