@@ -5,8 +5,11 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from intervals import Interval, differences, mean_interval, paired_difference
 from measures import compare, measured, p_value, progress
 from rows import Row
+
+MET = {True: "yes", False: "**no**", None: "undecided"}
 
 
 def floor_table(
@@ -27,7 +30,7 @@ def floor_table(
         found, verdict = progress(by_method, methods, planned), "-"
         if not found:
             found, met = check_floor(by_method, floor)
-            verdict = "yes" if met else "**no**"
+            verdict = MET[met]
         lines.append(f"| {floor_name(floor)} | {found} | {verdict} |")
     return "\n".join(lines)
 
@@ -45,6 +48,7 @@ def floor_name(floor: dict[str, Any]) -> str:
         "at_least": "at least",
         "at_most": "at most",
         "lower_bound_at_least": "lower bound at least",
+        "equal_within": "equal within",
         "p_below": "p below",
     }
     asked = [f"{words[key]} {floor[key]}" for key in words if key in floor]
@@ -52,33 +56,62 @@ def floor_name(floor: dict[str, Any]) -> str:
     return f"{floor['measure']}: {floor['method']}{minus} {', '.join(asked)}"
 
 
-def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, bool]:
-    """Judge one floor: what was found, whether it is met."""
+def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, bool | None]:
+    """Judge one floor: what was found, whether it is met; None where the interval leaves it open.
+
+    `at_least` and `at_most` are about the mean, `lower_bound_at_least` about the lower end of its
+    interval. `equal_within` a margin is met by an interval inside of it, and failed by one outside.
+    """
     if "steps" in floor:
         return _check_steps(by_method, floor)
     measure, rows = floor["measure"], by_method[floor["method"]]
     if "minus" not in floor:
-        value = low = fmean(measured(rows, measure).values())
-        found = f"{value:.1f}"
-    else:
-        baseline = by_method[floor["minus"]]
-        interval = compare(rows, baseline, measure)
-        value, low, found = interval.mean, interval.low, interval.text(1, "+")
-    met = (
+        value = fmean(measured(rows, measure).values())
+        return f"{value:.1f}", _within_limits(floor, value, value)
+    baseline = by_method[floor["minus"]]
+    interval = compare(rows, baseline, measure)
+    found, results = interval.text(1, "+"), [_within_limits(floor, interval.mean, interval.low)]
+    if "equal_within" in floor:
+        results.append(_equal(interval, floor["equal_within"]))
+    if "p_below" in floor:
+        p = p_value(rows, baseline, measure)
+        results.append(p < floor["p_below"])
+        found = f"{found}, p = {p:.2g}"
+    return found, _all(results)
+
+
+def _within_limits(floor: dict[str, Any], value: float, low: float) -> bool:
+    return (
         floor.get("at_least", value) <= value <= floor.get("at_most", value)
         and floor.get("lower_bound_at_least", low) <= low
     )
-    if "p_below" in floor:
-        p = p_value(rows, baseline, measure)
-        met, found = met and p < floor["p_below"], f"{found}, p = {p:.2g}"
-    return found, met
 
 
-def _check_steps(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, bool]:
-    """Judge whether the first of the steps between methods is the biggest."""
-    pairs = list(pairwise(floor["steps"]))
-    steps = [
-        compare(by_method[after], by_method[before], floor["measure"]) for before, after in pairs
-    ]
-    means = [step.mean for step in steps]
-    return ", ".join(step.text(1, "+") for step in steps), means[0] == max(means)
+def _equal(interval: Interval, margin: float) -> bool | None:
+    if -margin <= interval.low and interval.high <= margin:
+        return True
+    return False if interval.low > margin or interval.high < -margin else None
+
+
+def _all(results: list[bool | None]) -> bool | None:
+    """Return False if one of them is, else None if one of them is."""
+    return False if False in results else None if None in results else True
+
+
+def _check_steps(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, bool | None]:
+    """Judge whether the first of the steps between methods is the biggest.
+
+    It is if it is above 0 and above every later one by the whole interval, and is not if it is
+    below one of them so; between the two, as for a tie, it is undecided.
+    """
+    values = [measured(by_method[method], floor["measure"]) for method in floor["steps"]]
+    first, *later = [differences(after, before) for before, after in pairwise(values)]
+    step, margins = mean_interval(first), [paired_difference(first, other) for other in later]
+    steps = ", ".join(mean_interval(some).text(1, "+") for some in (first, *later))
+    found = ", ".join(margin.text(1, "+") for margin in margins)
+    results = [_positive(interval) for interval in (step, *margins)]
+    return f"{steps}; the first minus each later one: {found}", _all(results)
+
+
+def _positive(interval: Interval) -> bool | None:
+    return True if interval.low > 0 else False if interval.high < 0 else None

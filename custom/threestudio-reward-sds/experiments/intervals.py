@@ -68,6 +68,11 @@ def paired_difference(
     )
 
 
+def differences(method: Measured, baseline: Measured) -> Measured:
+    """Method minus baseline, of the runs that both have."""
+    return {run: value - baseline[run] for run, value in method.items() if run in baseline}
+
+
 def mean_interval(values: Measured) -> Interval:
     """Mean over all runs, its interval clustered by caption as that of a difference.
 
