@@ -196,3 +196,14 @@ def test_a_group_of_unknown_methods_is_refused_before_anything_runs(load):
     groups = "groups: [{title: N, kind: curve, baseline: sds, methods: {sds: a, vsd: b}}]\n"
     with pytest.raises(ValueError, match="'vsd'"):
         load(PICTURES + groups)
+
+
+def test_batches_of_methods_that_train_their_guidance_are_numbered(load):
+    """VSD trains its adapter, which the pictures of a batch share."""
+    (load.root / "vsd.yaml").write_text("system: {optimizer: {params: {guidance: {lr: 0.1}}}}\n")
+    text = PICTURES.replace("random: {config: base.yaml", "random: {config: vsd.yaml")
+    numbers = load(text).shared_batches()
+    assert {key[0] for key in numbers} == {"random"}
+    assert numbers["random", "a cone", 0] == numbers["random", "a cube", 0]
+    assert numbers["random", "a cone", 0] != numbers["random", "a torus", 0]
+    assert load(text.replace("batch: 2\n", "\n")).shared_batches() == {}

@@ -1,5 +1,6 @@
 """The report's numbers, by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from report import (
     difference_table,
     draw_gallery,
     method_table,
+    planned_rows,
     relation_table,
     render,
 )
-from tests.experiments.samples import CAPTIONS, two_methods
+from rows import append_rows
+from tests.experiments.samples import CAPTIONS, PICTURE, two_methods
 
 
 @pytest.fixture
@@ -65,3 +68,17 @@ def test_page_and_gallery(by_method, tmp_path, monkeypatch):
     assert "8 of 8 runs on 2 captions" in page
     assert "| reward-sds minus sds | 4 | +50.0 [" in page
     assert "(g.png)" in page
+
+
+def test_rows_know_the_batch_that_they_share_something_with(tmp_path):
+    trials = [Trial("vsd", caption, 0, "a.yaml", (), "a.yaml@1") for caption in CAPTIONS]
+    parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), [], Path("tiny.yaml"))
+    experiment = Experiment(*parts, batch=1, sharing=frozenset(["vsd"]))
+    picture = dataclasses.replace(PICTURE, method="vsd", seed=0, config="a.yaml@1")
+    rows = [dataclasses.replace(picture, caption=caption) for caption in CAPTIONS]
+    append_rows(experiment.table, rows)
+    assert [row.batch for row in planned_rows(experiment)] == [0, 1]
+    assert [row.batch for row in planned_rows(dataclasses.replace(experiment, sharing=()))] == [
+        None,
+        None,
+    ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from intervals import Interval, Measured, mean_interval, paired_difference, paired_p_value
+from intervals import Interval, Measured, Run, mean_interval, paired_difference, paired_p_value
 from rows import Row
 
 MEASURES = {
@@ -18,7 +18,7 @@ edit changed outside of where it should."""
 
 def measured(rows: Iterable[Row], measure: str) -> Measured:
     """Values of a measure by caption and seed."""
-    return {(row.caption, row.seed): MEASURES[measure](row) for row in rows}
+    return {Run(row.caption, row.seed, row.batch): MEASURES[measure](row) for row in rows}
 
 
 def average(rows: list[Row], measure: str) -> Interval:

@@ -34,9 +34,15 @@ many network images as the reward version. Methods draw the same noise for the s
 seed. Rates are of all runs of a method; differences and tests are of the runs that both methods
 have, and are not read before all runs of both are made. Intervals are of 95 %, bootstrapped over
 captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: the two
-methods are exchanged within captions (99,999 times at random), whose values are means over seeds.
-It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would mostly be
-ties. p is not corrected for the number of comparisons."""
+methods are exchanged within captions (99,999 times at random), with all seeds of one. It tests the
+mean that the table shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is
+not corrected for the number of comparisons.
+
+Pictures by VSD that were made in one batch share the adapter, its first draw and what it learned,
+so they are not independent even if their captions are. Captions come back in a batch of every seed.
+For these methods both are done, over captions and over batches; the interval spans the two, and p
+is the larger one. Batches are few (twelve of 120 pictures): all exchanges of them are counted, not
+random ones, and an interval over so few is rather too short than too long."""
 
 
 def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:

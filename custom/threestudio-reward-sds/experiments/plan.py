@@ -75,6 +75,9 @@ class Experiment:
     """Pictures that are optimised at once; None: scenes in 3D, one a run."""
     groups: list[Group] = field(default_factory=list)
     """What the report of pictures compares."""
+    sharing: frozenset[str] = frozenset()
+    """Methods that train something else than the pictures, which those of a batch share: VSD's
+    adapter."""
 
     @property
     def methods(self) -> list[str]:
@@ -94,6 +97,15 @@ class Experiment:
             found.setdefault((*place, counts[place] // (self.batch or 1)), []).append(trial)
             counts[place] += 1
         return [tuple(trials) for trials in found.values()]
+
+    def shared_batches(self) -> dict[tuple[str, str, int], int]:
+        """Number the batches whose runs share something trained, by the keys of their runs."""
+        return {
+            trial.key: number
+            for number, batch in enumerate(self.batches)
+            for trial in batch
+            if trial.method in self.sharing
+        }
 
     @property
     def folder(self) -> Path:
@@ -135,7 +147,16 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         source=path,
         batch=loaded.get("batch"),
         groups=load_groups(loaded.get("groups", []), loaded["methods"]),
+        sharing=frozenset(
+            method
+            for method, spec in loaded["methods"].items()
+            if "batch" in loaded and _trains_guidance(root / spec["config"])
+        ),
     )
+
+
+def _trains_guidance(config: Path) -> bool:
+    return OmegaConf.select(OmegaConf.load(config), "system.optimizer.params.guidance") is not None
 
 
 def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:

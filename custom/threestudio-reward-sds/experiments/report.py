@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -57,8 +58,12 @@ def write_scenes(experiment: Experiment, rows: list[Row], per_relation: int) -> 
 def planned_rows(experiment: Experiment) -> list[Row]:
     """Read the rows that belong to the experiment as it is written now."""
     wanted = {(trial.key, trial.config_id) for trial in experiment.trials}
-    rows = read_rows(experiment.table, experiment.row_kind)
-    return [row for row in rows if (row.key, row.config) in wanted]
+    batches = experiment.shared_batches()
+    return [
+        replace(row, batch=batches.get(row.key))
+        for row in read_rows(experiment.table, experiment.row_kind)
+        if (row.key, row.config) in wanted
+    ]
 
 
 def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
