@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from intervals import Run, mean_interval, paired_difference, paired_p_value
 
@@ -26,10 +27,39 @@ def test_no_shared_pair_is_refused():
         paired_difference({Run("a", 0): 1.0}, {Run("b", 0): 1.0})
 
 
-def test_equal_clusters_have_no_spread():
-    method = {Run(c, s): 3.0 for c in "abcd" for s in range(3)}
-    found = paired_difference(method, {key: 1.0 for key in method})
-    assert (found.low, found.mean, found.high) == (2.0, 2.0, 2.0)
+def equal(value, captions=40):
+    return {Run(f"{c:02}", s): value for c in range(captions) for s in range(3)}
+
+
+@pytest.mark.parametrize(
+    "value, low, high", [(0.0, 0, 8.81), (100.0, 91.19, 100), (50.0, 45.60, 54.40)]
+)
+def test_equal_captions_have_the_interval_of_clopper_and_pearson(value, low, high):
+    """40 captions, 120 runs: 1 - 0.025^(1/40) = 8.81 %."""
+    exact = binomtest(0, 40).proportion_ci(method="exact")
+    assert 100 * exact.high == pytest.approx(8.81, abs=0.005)
+    found = mean_interval(equal(value), (0, 100))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.005)
+    assert (found.mean, found.clusters, found.pairs) == (value, 40, 120)
+
+
+def test_equal_differences_may_be_as_different_as_the_limits_allow():
+    """All of 40 captions gain 100 points: 8.81 % of others may lose as much, 100 - 2 x 8.81."""
+    found = paired_difference(equal(100.0), equal(0.0), (-100, 100))
+    assert (found.low, found.high) == pytest.approx((82.38, 100), abs=0.005)
+    same = paired_difference(equal(100.0), equal(100.0), (-100, 100))
+    assert (same.low, same.high) == pytest.approx((-8.81, 8.81), abs=0.005)
+    assert same.text(1, "+") == "+0.0 [-8.8, +8.8]"
+
+
+def test_one_caption_says_next_to_nothing():
+    found = mean_interval(equal(100.0, captions=1), (0, 100))
+    assert (found.low, found.high) == pytest.approx((2.5, 100))
+
+
+def test_equal_values_without_limits_are_marked():
+    found = paired_difference(equal(3.0), equal(1.0))
+    assert found.text(2, "+") == "+2.00 [all equal]"
 
 
 def test_seeds_of_a_caption_are_no_independent_evidence():

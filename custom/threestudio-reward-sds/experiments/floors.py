@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from intervals import Interval, differences, mean_interval, paired_difference
-from measures import compare, measured, p_value, progress
+from measures import compare, limits, measured, p_value, progress
 from rows import Row
 
 MET = {True: "yes", False: "**no**", None: "undecided"}
@@ -104,13 +104,14 @@ def _check_steps(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tupl
     It is if it is above 0 and above every later one by the whole interval, and is not if it is
     below one of them so; between the two, as for a tie, it is undecided.
     """
-    values = [measured(by_method[method], floor["measure"]) for method in floor["steps"]]
-    first, *later = [differences(after, before) for before, after in pairwise(values)]
-    step, margins = mean_interval(first), [paired_difference(first, other) for other in later]
-    steps = ", ".join(mean_interval(some).text(1, "+") for some in (first, *later))
-    found = ", ".join(margin.text(1, "+") for margin in margins)
-    results = [_positive(interval) for interval in (step, *margins)]
-    return f"{steps}; the first minus each later one: {found}", _all(results)
+    measure = floor["measure"]
+    values = [measured(by_method[method], measure) for method in floor["steps"]]
+    steps = [differences(after, before) for before, after in pairwise(values)]
+    found = [mean_interval(step, limits(measure, -1, 1)) for step in steps]
+    margins = [paired_difference(steps[0], later, limits(measure, -2, 2)) for later in steps[1:]]
+    words = [", ".join(i.text(1, "+") for i in some) for some in (found, margins)]
+    results = [_positive(interval) for interval in (found[0], *margins)]
+    return "; the first minus each later one: ".join(words), _all(results)
 
 
 def _positive(interval: Interval) -> bool | None:

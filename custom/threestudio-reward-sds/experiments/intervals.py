@@ -5,6 +5,11 @@ their pairing. Runs that were trained together share what was trained: where the
 batches are resampled, too. A caption is in several batches and a batch has several captions, so
 neither holds the other: the interval reaches from the lower to the upper end of both, and p is the
 larger one.
+
+Clusters that are all equal leave a bootstrap without width, though the next one may differ. What is
+known then is the share of clusters that may differ although none of n did: by Clopper and Pearson
+at most `1 - 0.025 ** (1 / n)` at 95 %. The interval is that of a share so large that has the least
+or the most possible value.
 """
 
 from collections.abc import Hashable
@@ -26,11 +31,15 @@ class Run:
 
 Measured = dict[Run, float]
 """Values of one method."""
+Limits = tuple[float, float] | None
+"""Least and most possible value; None: there are none."""
+TOLERANCE = 1e-9
+"""Spread of values that are equal to rounding."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % percentile interval."""
+    """A mean and its 95 % interval, which only equal values without limits leave no width."""
 
     mean: float
     low: float
@@ -43,6 +52,8 @@ class Interval:
     def text(self, digits: int, sign: str = "") -> str:
         """Write mean and interval; "+" as the sign for a difference."""
         form = f"{sign}.{digits}f"
+        if self.low == self.high:
+            return f"{self.mean:{form}} [all equal]"
         return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
@@ -64,31 +75,44 @@ def differences(method: Measured, baseline: Measured) -> Measured:
 
 
 def paired_difference(
-    method: Measured, baseline: Measured, resamples: int = 10_000, seed: int = 0
+    method: Measured,
+    baseline: Measured,
+    limits: Limits = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
     """Mean of method minus baseline over the (caption, seed) pairs that both have.
 
     Args:
         method: Values of the method.
         baseline: Values of the baseline.
+        limits: Of a difference.
         resamples: Bootstrap samples of clusters.
         seed: Seed of the resampling.
 
     Raises:
         ValueError: If no pair is shared.
     """
-    return mean_interval(differences(method, baseline), resamples, seed)
+    return mean_interval(differences(method, baseline), limits, resamples, seed)
 
 
-def mean_interval(values: Measured, resamples: int = 10_000, seed: int = 0) -> Interval:
+def mean_interval(
+    values: Measured, limits: Limits = None, resamples: int = 10_000, seed: int = 0
+) -> Interval:
     """Mean over all runs.
 
     Args:
         values: One or more.
+        limits: Of a value.
         resamples: Bootstrap samples of clusters.
         seed: Seed of the resampling.
     """
-    found = [_bootstrap(sums, counts, resamples, seed) for sums, counts in _clusterings(values)]
+    found = [
+        _equal_ends(sums, counts, limits)
+        if np.ptp(sums / counts) < TOLERANCE
+        else _bootstrap(sums, counts, resamples, seed)
+        for sums, counts in _clusterings(values)
+    ]
     lows, highs, clusters = zip(*found, strict=True)
     return Interval(
         mean=sum(values.values()) / len(values),
@@ -143,6 +167,14 @@ def _bootstrap(
     means = sums[draws].sum(1) / counts[draws].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high), len(sums)
+
+
+def _equal_ends(sums: np.ndarray, counts: np.ndarray, limits: Limits) -> tuple[float, float, int]:
+    """Return the same of clusters that have all the same mean."""
+    mean = float(sums.sum() / counts.sum())
+    least, most = limits or (mean, mean)
+    share = 1 - 0.025 ** (1 / len(sums))
+    return mean - share * (mean - least), mean + share * (most - mean), len(sums)
 
 
 def _exchange(sums: np.ndarray, resamples: int, seed: int) -> float:

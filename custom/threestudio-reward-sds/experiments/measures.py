@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
-from intervals import Interval, Measured, Run, mean_interval, paired_difference, paired_p_value
+from intervals import (
+    Interval,
+    Limits,
+    Measured,
+    Run,
+    mean_interval,
+    paired_difference,
+    paired_p_value,
+)
 from rows import Row
 
 MEASURES = {
@@ -21,14 +29,20 @@ def measured(rows: Iterable[Row], measure: str) -> Measured:
     return {Run(row.caption, row.seed, row.batch): MEASURES[measure](row) for row in rows}
 
 
+def limits(measure: str, least: float, most: float) -> Limits:
+    """Return what is possible, in points from shares; a reward has no limits."""
+    return None if measure == "reward" else (100.0 * least, 100.0 * most)
+
+
 def average(rows: list[Row], measure: str) -> Interval:
     """Mean of a method in one measure."""
-    return mean_interval(measured(rows, measure))
+    return mean_interval(measured(rows, measure), limits(measure, 0, 1))
 
 
 def compare(rows: list[Row], baseline: list[Row], measure: str) -> Interval:
     """Difference of two methods in one measure, over the runs that both have."""
-    return paired_difference(measured(rows, measure), measured(baseline, measure))
+    pair = measured(rows, measure), measured(baseline, measure)
+    return paired_difference(*pair, limits(measure, -1, 1))
 
 
 def p_value(rows: list[Row], baseline: list[Row], measure: str) -> float:

@@ -33,10 +33,13 @@ candidates as its reward version without a reward, `long` is its baseline with m
 many network images as the reward version. Methods draw the same noise for the same caption and
 seed. Rates are of all runs of a method; differences and tests are of the runs that both methods
 have, and are not read before all runs of both are made. Intervals are of 95 %, bootstrapped over
-captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: the two
-methods are exchanged within captions (99,999 times at random), with all seeds of one. It tests the
-mean that the table shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is
-not corrected for the number of comparisons.
+captions (10,000 resamples). Where all captions are equal, as at 0 % and 100 %, that has no width:
+the interval is then of the share of captions that may differ though none of so many did (Clopper
+and Pearson, on the number of captions, not of pictures); a reward, which has no limits, is marked
+instead. p is of a paired, two-sided permutation test over captions: the two methods are exchanged
+within captions (99,999 times at random), with all seeds of one. It tests the mean that the table
+shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is not corrected for the
+number of comparisons.
 
 Pictures by VSD that were made in one batch share the adapter, its first draw and what it learned,
 so they are not independent even if their captions are. Captions come back in a batch of every seed.

@@ -81,9 +81,9 @@ def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
         machine(rows),
         "## Rates\n\n" + method_table(by_method),
         "## Against the baseline\n\nPoints, paired by caption and seed, with 95 % intervals "
-        "(bootstrap clustered by caption, 10,000 resamples). A run draws from sha256(caption, "
-        "seed): the methods of a pair share their noise, two captions do not.\n\n"
-        + difference_table(by_method),
+        "(bootstrap clustered by caption, 10,000 resamples; where captions are all equal, Clopper "
+        "and Pearson on their number). A run draws from sha256(caption, seed): the methods of a "
+        "pair share their noise, two captions do not.\n\n" + difference_table(by_method),
     ]
     if experiment.floors:
         planned = Counter(trial.method for trial in experiment.trials)
