@@ -11,6 +11,7 @@ from report import (
     baseline_of,
     difference_table,
     draw_gallery,
+    machine,
     method_table,
     planned_rows,
     relation_table,
@@ -50,6 +51,18 @@ def test_methods_are_compared_on_the_runs_that_both_have(by_method):
     caption says next to nothing."""
     by_method["reward-sds"] = [r for r in by_method["reward-sds"] if r.caption == CAPTIONS[0]]
     assert "| reward-sds minus sds | 2 | +50.0 [-96.2, +98.8] |" in difference_table(by_method)
+
+
+def test_the_page_says_what_the_runs_used(by_method):
+    """4 runs of 900 s are one hour of a core, with two threads two, and one of a GPU."""
+    rows = [dataclasses.replace(r, seconds=900.0, torch="2") for r in by_method["sds"]]
+    two = [dataclasses.replace(r, threads=2) for r in rows]
+    gpu = [dataclasses.replace(r, device="cuda") for r in two]
+    assert machine([*gpu, *rows, *two]) == (
+        "Made on: cpu, torch 2, 1 threads a run: 4 runs in 1.0 core hours; "
+        "cpu, torch 2, 2 threads a run: 4 runs in 2.0 core hours; "
+        "cuda, torch 2, 2 threads a run: 4 runs in 1.0 cuda hours. Configs: a.yaml@1."
+    )
 
 
 def test_page_and_gallery(by_method, tmp_path, monkeypatch):

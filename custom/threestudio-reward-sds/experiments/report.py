@@ -107,12 +107,19 @@ def commands(experiment: Experiment) -> str:
 
 
 def machine(rows: list[Row]) -> str:
-    """Say what the rows were made on and from."""
-    setups = sorted(
-        {f"{row.device}, torch {row.torch}, {row.threads} threads a run" for row in rows}
-    )
+    """Say what the rows were made on and from, and how long that took."""
+    setups: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        setups.setdefault((row.device, row.torch, row.threads), []).append(row.seconds)
+    made = []
+    for (device, torch, threads), seconds in sorted(setups.items()):
+        used, unit = (threads, "core") if device == "cpu" else (1, device)
+        made.append(
+            f"{device}, torch {torch}, {threads} threads a run: {len(seconds)} runs in "
+            f"{sum(seconds) * used / 3600:.1f} {unit} hours"
+        )
     configs = sorted({row.config for row in rows})
-    return f"Made on: {'; '.join(setups)}. Configs: {', '.join(configs)}."
+    return f"Made on: {'; '.join(made)}. Configs: {', '.join(configs)}."
 
 
 def method_table(by_method: dict[str, list[Row]]) -> str:
