@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import report
 from plan import Evaluation, Experiment, Trial
 from report import (
     baseline_of,
@@ -96,3 +97,10 @@ def test_rows_know_the_batch_that_they_share_something_with(tmp_path):
         None,
         None,
     ]
+
+
+def test_a_wrong_experiment_is_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "prepare", lambda threads: None)
+    (tmp_path / "tiny.yaml").write_text("{name: tiny}")
+    assert report.main([str(tmp_path / "tiny.yaml")]) == 2
+    assert "missing keys ['captions', 'methods', 'seeds', 'table']" in capsys.readouterr().err

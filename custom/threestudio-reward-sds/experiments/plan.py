@@ -7,7 +7,7 @@ The YAML's keys are documented in `blocks-3d-nerf-dev.yaml` and, for pictures, i
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
 
     Raises:
         ValueError: For an unknown or missing key, with the allowed ones, for a method's
-            `per_relation` that is none, for no runs at all, and for a wrong group.
+            `per_relation` that is none, for no runs at all, for a wrong group, and for captions
+            that `captions_of` does not have.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
@@ -180,6 +181,7 @@ def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
 _OPTIONAL = {"overrides", "evaluation", "assets", "floors", "batch", "groups"}
 _METHOD_KEYS = {"config", "overrides", "seeds", "per_relation", "captions"}
+_CAPTION_KEYS = ({"split", "per_relation"}, {"split", "edits"})
 
 
 def _check_keys(loaded: dict[str, Any], path: Path) -> None:
@@ -195,9 +197,27 @@ def _check_keys(loaded: dict[str, Any], path: Path) -> None:
                 f"{path}: methods.{method} has the keys {sorted(spec)}. It needs `config`; allowed "
                 f"are {sorted(_METHOD_KEYS)}."
             )
+        if "captions" in spec:
+            _check_captions(spec["captions"], f"{path}: methods.{method}.captions")
+    _check_captions(loaded["captions"], f"{path}: captions")
+    known = [setting.name for setting in fields(Evaluation)]
+    unknown = set(loaded.get("evaluation", {})) - set(known)
+    if unknown:
+        raise ValueError(
+            f"{path}: evaluation has the unknown keys {sorted(unknown)}. Allowed are {known}."
+        )
     batch = loaded.get("batch", 1)
     if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"{path}: `batch` is {batch}, but must be 1 or more pictures at once.")
+
+
+def _check_captions(spec: Any, key: str) -> None:
+    if isinstance(spec, list) or (isinstance(spec, dict) and set(spec) in _CAPTION_KEYS):
+        return
+    raise ValueError(
+        f"{key} is {spec}, but must be a list of captions, or {{split, per_relation}}, or {{split, "
+        "edits}."
+    )
 
 
 def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> list[Trial]:

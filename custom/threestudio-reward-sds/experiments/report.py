@@ -27,14 +27,18 @@ RATES = ("relation", "looks", "all")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; exit code 2 if there is nothing to report."""
+    """Write the report; exit code 2 if there is nothing to report, or the experiment is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", help="experiment YAML")
     parser.add_argument("--per-relation", type=int, default=2, help="captions in the picture")
     args = parser.parse_args(argv)
     prepare(threads=1)
-    experiment = load_experiment(Path(args.experiment), block_captions)
-    rows = planned_rows(experiment)
+    try:
+        experiment = load_experiment(Path(args.experiment), block_captions)
+        rows = planned_rows(experiment)
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     if not rows:
         sys.stderr.write(f"{experiment.table} has no rows yet: run {args.experiment} first.\n")
         return 2
