@@ -152,6 +152,20 @@ def test_words():
     assert verdict_line(dataclasses.replace(PICTURE, color_ok=True)) == "right"
 
 
+def test_the_page_says_how_pictures_that_share_an_adapter_are_counted(tmp_path):
+    """Twenty captions in one batch say as little as one."""
+    rows = rows_of("sds", 20)
+    shared = [dataclasses.replace(row, batch=0) for row in rows]
+    trials = [Trial(r.method, r.caption, r.seed, "a.yaml", (), r.config) for r in rows]
+    parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), [], Path("tiny.yaml"))
+    curve = Group("N", "curve", "sds", None, {"sds": "SDS"})
+    experiment = Experiment(*parts, batch=20, groups=[curve])
+    text = write_pictures(experiment, shared).read_text()
+    assert "over captions and over batches" in text and "100.0 [2.5, 100.0]" in text
+    text = write_pictures(experiment, rows).read_text()
+    assert "over batches" not in text and "100.0 [83.2, 100.0]" in text
+
+
 @pytest.mark.parametrize("caption", ["a cone", "a cube -> a cone"])
 def test_page_curves_and_gallery(caption, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

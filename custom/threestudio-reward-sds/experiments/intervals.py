@@ -52,7 +52,7 @@ class Interval:
     def text(self, digits: int, sign: str = "") -> str:
         """Write mean and interval; "+" as the sign for a difference."""
         form = f"{sign}.{digits}f"
-        if self.low == self.high:
+        if self.high - self.low < TOLERANCE:
             return f"{self.mean:{form}} [all equal]"
         return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
 

@@ -26,7 +26,7 @@ ALPHA = 0.01
 """Largest p that counts as a difference."""
 SCALE, GALLERY = 3, 8
 """Enlargement of the pictures of a gallery, and its captions."""
-HOW_TO_READ = """\
+HOW_TO_READ = f"""\
 The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
 that a reward that rises without the judge shows. A family has two controls: `mean` averages as many
 candidates as its reward version without a reward, `long` is its baseline with more steps, of as
@@ -39,8 +39,9 @@ and Pearson, on the number of captions, not of pictures); a reward, which has no
 instead. p is of a paired, two-sided permutation test over captions: the two methods are exchanged
 within captions (99,999 times at random), with all seeds of one. It tests the mean that the table
 shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is not corrected for the
-number of comparisons.
-
+number of comparisons. The reading of a difference is of judge (all right) and reward, each at
+p < {ALPHA}."""
+HOW_TO_READ_BATCHES = """\
 Pictures by VSD that were made in one batch share the adapter, its first draw and what it learned,
 so they are not independent even if their captions are. Captions come back in a batch of every seed.
 For these methods both are done, over captions and over batches; the interval spans the two, and p
@@ -82,6 +83,7 @@ def _header(experiment: Experiment, rows: list[Row]) -> str:
             commands(experiment),
             machine(rows),
             HOW_TO_READ,
+            *([HOW_TO_READ_BATCHES] if any(row.batch is not None for row in rows) else []),
         ]
     )
 
