@@ -53,10 +53,11 @@ def tiny(path: Path, world: dict[str, str], out: Path) -> list[str]:
     return tiny_world.overrides(OmegaConf.to_container(OmegaConf.load(path)), world, out)
 
 
-def losses(trial_dir: str) -> list[float]:
+def losses(trial_dir: str, name: str = "loss") -> list[float]:
     path = sorted(Path(trial_dir).glob("csv_logs/*/metrics.csv"))[-1]
     with path.open() as file:
-        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        rows = list(csv.DictReader(file))
+    return [float(row[f"train/{name}"]) for row in rows if row[f"train/{name}"]]
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,19 @@ def test_the_official_yaml_trains(world: dict[str, str], tmp_path: Path):
     with next(Path(made.trial_dir).glob("csv_logs/*/metrics.csv")).open() as file:
         logged = [float(r["train/candidates"]) for r in csv.DictReader(file) if r["train/loss"]]
     assert logged == [7, 1], "the reward is used in 0.7 of two steps, rounded down"
+
+
+@pytest.mark.slow
+def test_vsd_trains_in_the_system_of_dreamfusion(world: dict[str, str], tmp_path: Path):
+    """No YAML has the two together."""
+    path = ROOT / "custom/threestudio-reward-sds/configs/sd21-nerf-reward-vsd.yaml"
+    made = run(str(path), [*tiny(path, world, tmp_path), "system_type=dreamfusion-system"])
+    assert made.system.cfg.guidance_type == "reward-vsd-guidance"
+    for name in ("loss_vsd", "loss_lora"):
+        assert len(losses(made.trial_dir, name)) == 3 and min(losses(made.trial_dir, name)) > 0
+    state = made.system.state_dict()
+    outer = [tensor for name, tensor in state.items() if "lora_B" in name]
+    assert outer and all(tensor.any() for tensor in outer), "they start at 0"
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The committed experiments and the pairs of configs that they compare."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import demo
+from floors import floor_methods
 from picture_trial import ARROW, batch_overrides
 from plan import load_experiment
-from report import floor_methods
 from run import block_captions
 from threestudio.run import check_config
 from threestudio.utils.config import merge_configs
@@ -62,21 +61,6 @@ def test_every_method_of_pictures_is_a_config_without_a_fault(path, tmp_path, mo
         sources = [source if ARROW in trial.caption else None for trial in batch]
         overrides = batch_overrides(batch, sources, tmp_path)
         check_config(merge_configs(batch[0].config, cli_args=list(overrides), n_gpus=1))
-
-
-def test_the_picture_experiment_is_the_one_that_was_asked_for():
-    """Four families on 40 captions x 3 seeds, ablations on 28 captions."""
-    path = next(path for path in EXPERIMENTS if path.stem == "blocks-2d")
-    experiment = load_experiment(path, block_captions, root=ROOT)
-    runs = Counter(trial.method for trial in experiment.trials)
-    families = [group for group in experiment.groups if group.kind == "family"]
-    assert [group.title for group in families] == ["SDS", "VSD", "DDS", "Bridge"]
-    for group in families:
-        assert len(group.methods) == 4 and {runs[method] for method in group.methods} == {120}
-    compared = {method for group in families for method in group.methods}
-    assert {count for method, count in runs.items() if method not in compared} == {28}
-    known = set(block_captions("held-out", 10)) | set(block_captions("held-out", edits=40))
-    assert {trial.caption for trial in experiment.trials} <= known
 
 
 def test_the_held_out_experiment_is_the_one_that_was_asked_for():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from groups import load_groups, shared_rows
+from groups import load_groups, rows_of
 from tests.experiments.samples import PICTURE
 
 SPEC = {"title": "N", "kind": "curve", "baseline": "a", "methods": {"a": "1", "b": "3"}}
@@ -14,16 +14,27 @@ def row(method, caption, seed=0):
     return dataclasses.replace(PICTURE, method=method, caption=caption, seed=seed)
 
 
-def test_only_pairs_that_all_methods_have_are_compared():
+def test_rows_are_sorted_by_method_and_one_that_has_not_begun_is_left_out():
     (group,) = load_groups([SPEC], ["a", "b", "c"])
-    rows = [row("a", "x"), row("a", "y"), row("a", "x", 1), row("b", "x"), row("c", "y")]
-    assert shared_rows(group, rows) == {"a": [row("a", "x")], "b": [row("b", "x")]}
+    rows = [row("a", "x"), row("c", "y"), row("a", "y")]
+    assert rows_of(group, rows) == {"a": [rows[0], rows[2]]}
+    assert rows_of(group, [row("c", "y")]) == {}
 
 
-def test_a_method_that_has_not_begun_takes_nothing_from_the_others():
-    (group,) = load_groups([SPEC], ["a", "b"])
-    assert shared_rows(group, [row("a", "x")]) == {"a": [row("a", "x")]}
-    assert shared_rows(group, []) == {}
+def test_a_family_tests_its_controls_against_the_baseline_and_the_reward_version():
+    methods = {"mean": "mean", "a": "A", "reward": "R", "long": "A, long"}
+    spec = {**SPEC, "kind": "family", "reward": "reward", "methods": methods}
+    (family,) = load_groups([spec], methods)
+    assert family.pairs == [
+        ("mean", "a"),
+        ("reward", "a"),
+        ("long", "a"),
+        ("reward", "mean"),
+        ("reward", "long"),
+    ]
+    assert family.opponents == ["a", "mean", "long"]
+    (curve,) = load_groups([SPEC], ["a", "b"])
+    assert curve.pairs == [("b", "a")]
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,58 @@ def test_a_group_of_unknown_methods_is_refused_before_anything_runs(load):
     groups = "groups: [{title: N, kind: curve, baseline: sds, methods: {sds: a, vsd: b}}]\n"
     with pytest.raises(ValueError, match="'vsd'"):
         load(PICTURES + groups)
+
+
+def test_batches_of_methods_that_train_their_guidance_are_numbered(load):
+    """VSD trains its adapter, which the pictures of a batch share."""
+    (load.root / "vsd.yaml").write_text("system: {optimizer: {params: {guidance: {lr: 0.1}}}}\n")
+    text = PICTURES.replace("random: {config: base.yaml", "random: {config: vsd.yaml")
+    numbers = load(text).shared_batches()
+    assert {key[0] for key in numbers} == {"random"}
+    assert numbers["random", "a cone", 0] == numbers["random", "a cube", 0]
+    assert numbers["random", "a cone", 0] != numbers["random", "a torus", 0]
+    assert load(text.replace("batch: 2\n", "\n")).shared_batches() == {}
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        "{split: dev}",
+        "{split: dev, per_relation: 1, colour: red}",
+        "{split: dev, per_relation: 1, edits: 1}",
+        "dev",
+    ],
+)
+def test_captions_are_a_list_or_a_share_of_a_split(load, captions):
+    wrong = YAML.replace("{split: dev, per_relation: 1}", captions)
+    with pytest.raises(ValueError, match="yaml: captions is .* must be a list of captions, or"):
+        load(wrong)
+    wrong = YAML.replace("seeds: [0]}", f"captions: {captions}}}")
+    with pytest.raises(ValueError, match="yaml: methods.random.captions is .* must be a list of"):
+        load(wrong)
+
+
+@pytest.mark.parametrize(
+    "captions, message",
+    [
+        (
+            "{split: test, per_relation: 1}",
+            "`split` of captions is test; it must be one of dev, held-out",
+        ),
+        ("{split: test, edits: 1}", "`split` of captions is test; it must be one of dev, held-out"),
+        ("{split: dev, per_relation: 41}", "`per_relation` of captions is 41; .* from 1 to 40"),
+        ("{split: dev, per_relation: -1}", "`per_relation` of captions is -1; .* from 1 to 40"),
+        ("{split: held-out, edits: 500}", "`edits` of captions is 500; .* from 1 to 320"),
+        ("{split: dev, edits: 0}", "`edits` of captions is 0; .* from 1 to 160"),
+        ("{split: dev, edits: 2.5}", "`edits` of captions is 2.5; .* from 1 to 160"),
+    ],
+)
+def test_captions_that_a_split_does_not_have_are_refused(load, captions, message):
+    load.captions_of = block_captions
+    with pytest.raises(ValueError, match=message):
+        load(YAML.replace("{split: dev, per_relation: 1}", captions))
+
+
+def test_keys_of_the_evaluation_are_checked(load):
+    with pytest.raises(ValueError, match=r"evaluation has the unknown keys \['juge'\]. Allowed"):
+        load(YAML + "evaluation: {juge: load/blocks/judge-front}\n")

@@ -6,44 +6,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import report
 from plan import Evaluation, Experiment, Trial
 from report import (
     baseline_of,
-    check_floor,
     difference_table,
     draw_gallery,
-    floor_table,
+    machine,
     method_table,
+    planned_rows,
     relation_table,
     render,
 )
-from tests.experiments.samples import ROW
-
-CAPTIONS = ("a red cube on top of a blue cone", "a red cube under a blue cone")
-
-
-def row(method, caption, seed, relation, looks=True):
-    fields = {"method": method, "caption": caption, "seed": seed, "config": "a.yaml@1"}
-    oks = {"relation_ok": relation, "shape_ok": looks, "color_ok": True}
-    return dataclasses.replace(ROW, **fields, **oks)
+from rows import append_rows
+from tests.experiments.samples import CAPTIONS, PICTURE, two_methods
 
 
 @pytest.fixture
 def by_method():
-    """sds is right in 1 of 4 runs, reward-sds in 3 of 4 and looks wrong once."""
-    sds = [row("sds", c, s, relation=(c, s) == (CAPTIONS[0], 0)) for c in CAPTIONS for s in (0, 1)]
-    reward = [
-        row(
-            "reward-sds",
-            c,
-            s,
-            relation=(c, s) != (CAPTIONS[1], 1),
-            looks=s == 0 or c == CAPTIONS[0],
-        )
-        for c in CAPTIONS
-        for s in (0, 1)
-    ]
-    return {"sds": sds, "reward-sds": reward}
+    return two_methods()
 
 
 def test_rates(by_method):
@@ -66,59 +47,23 @@ def test_a_method_is_compared_with_the_one_that_its_name_ends_in(method, baselin
     assert baseline_of(method, ["sds", "mean-sds", "vsd", "reward-vsd"]) == baseline
 
 
-@pytest.mark.parametrize(
-    "limits, met",
-    [
-        ({"at_least": 50}, True),
-        ({"at_least": 51}, False),
-        ({"at_most": 49}, False),
-        ({"at_least": 10, "lower_bound_at_least": 60}, False),
-    ],
-)
-def test_difference_floors(by_method, limits, met):
-    """75 - 25 = 50 points."""
-    floor = {"measure": "relation", "method": "reward-sds", "minus": "sds", **limits}
-    assert check_floor(by_method, floor)[2] is met
-
-
 def test_methods_are_compared_on_the_runs_that_both_have(by_method):
-    """On the first caption both are right with seed 0, and one more of reward-sds with seed 1."""
+    """On the first caption both are right with seed 0, and one more of reward-sds with seed 1; one
+    caption says next to nothing."""
     by_method["reward-sds"] = [r for r in by_method["reward-sds"] if r.caption == CAPTIONS[0]]
-    assert "| reward-sds minus sds | 2 | +50.0 [+50.0, +50.0] |" in difference_table(by_method)
+    assert "| reward-sds minus sds | 2 | +50.0 [-96.2, +98.8] |" in difference_table(by_method)
 
 
-def test_unmet_floor_is_said_aloud(by_method):
-    floors = [{"measure": "looks", "method": "reward-sds", "at_least": 80}]
-    table = floor_table(by_method, floors, {"reward-sds": 4})
-    assert "| looks: reward-sds at least 80 | 75.0 | **no** |" in table
-
-
-def test_an_unfinished_floor_is_not_judged(by_method):
-    floors = [{"measure": "looks", "method": "reward-sds", "at_least": 80}]
-    table = floor_table(by_method, floors, {"reward-sds": 5})
-    assert "| looks: reward-sds at least 80 | 4 of 5 runs are made | - |" in table
-
-
-@pytest.mark.parametrize("p_below, met", [(0.6, True), (0.01, False)])
-def test_a_floor_may_ask_for_a_p_value(by_method, p_below, met):
-    """Both captions gain 50 points: either exchange of both is as extreme, 2 of 4."""
-    floor = {"measure": "relation", "method": "reward-sds", "minus": "sds", "p_below": p_below}
-    name, found, is_met = check_floor(by_method, floor)
-    assert name.endswith(f"p below {p_below}") and found.endswith(", p = 0.5")
-    assert is_met is met
-
-
-@pytest.mark.parametrize(
-    "steps, met", [(["sds", "reward-sds", "all"], True), (["sds", "none", "all"], False)]
-)
-def test_a_floor_may_ask_for_the_first_step_to_be_the_biggest(by_method, steps, met):
-    """25 %, 75 %, 100 %: the step of 50 comes before that of 25; and 25, 0, 100 has its last."""
-    for name, relation in (("all", True), ("none", False)):
-        by_method[name] = [row(name, r.caption, r.seed, relation) for r in by_method["sds"]]
-    floor = {"measure": "relation", "steps": steps}
-    assert check_floor(by_method, floor)[2] is met
-    table = floor_table(by_method, [floor], {"sds": 4, "reward-sds": 4, "none": 4, "all": 5})
-    assert "| 4 of 5 runs are made | - |" in table
+def test_the_page_says_what_the_runs_used(by_method):
+    """4 runs of 900 s are one hour of a core, with two threads two, and one of a GPU."""
+    rows = [dataclasses.replace(r, seconds=900.0, torch="2") for r in by_method["sds"]]
+    two = [dataclasses.replace(r, threads=2) for r in rows]
+    gpu = [dataclasses.replace(r, device="cuda") for r in two]
+    assert machine([*gpu, *rows, *two]) == (
+        "Made on: cpu, torch 2, 1 threads a run: 4 runs in 1.0 core hours; "
+        "cpu, torch 2, 2 threads a run: 4 runs in 2.0 core hours; "
+        "cuda, torch 2, 2 threads a run: 4 runs in 1.0 cuda hours. Configs: a.yaml@1."
+    )
 
 
 def test_page_and_gallery(by_method, tmp_path, monkeypatch):
@@ -138,3 +83,24 @@ def test_page_and_gallery(by_method, tmp_path, monkeypatch):
     assert "8 of 8 runs on 2 captions" in page
     assert "| reward-sds minus sds | 4 | +50.0 [" in page
     assert "(g.png)" in page
+
+
+def test_rows_know_the_batch_that_they_share_something_with(tmp_path):
+    trials = [Trial("vsd", caption, 0, "a.yaml", (), "a.yaml@1") for caption in CAPTIONS]
+    parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), [], Path("tiny.yaml"))
+    experiment = Experiment(*parts, batch=1, sharing=frozenset(["vsd"]))
+    picture = dataclasses.replace(PICTURE, method="vsd", seed=0, config="a.yaml@1")
+    rows = [dataclasses.replace(picture, caption=caption) for caption in CAPTIONS]
+    append_rows(experiment.table, rows)
+    assert [row.batch for row in planned_rows(experiment)] == [0, 1]
+    assert [row.batch for row in planned_rows(dataclasses.replace(experiment, sharing=()))] == [
+        None,
+        None,
+    ]
+
+
+def test_a_wrong_experiment_is_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "prepare", lambda threads: None)
+    (tmp_path / "tiny.yaml").write_text("{name: tiny}")
+    assert report.main([str(tmp_path / "tiny.yaml")]) == 2
+    assert "missing keys ['captions', 'methods', 'seeds', 'table']" in capsys.readouterr().err

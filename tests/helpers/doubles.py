@@ -89,13 +89,15 @@ class DoublePrior(priors_base.AbstractPrior):
         n_view: int = 1
         noise_scale: float = 0.0
         """Posterior noise of `encode`, to see that its stream is used."""
+        prediction_type: str = "epsilon"
+        """What `answer` is taken for."""
 
     cfg: Config
 
     def configure(self) -> None:
         self.num_views = self.cfg.n_view
         self.alpha_bar = scaled_linear_alpha_bar()
-        self.prediction_type = "epsilon"
+        self.prediction_type = self.cfg.prediction_type
         self.calls: List[int] = []
         self.timesteps: List[torch.Tensor] = []
         self.with_grad: List[bool] = []

@@ -2,8 +2,8 @@
 
 The UNet of latent diffusion (arXiv 2112.10752) with the changes of MVDream (arXiv 2308.16512):
 self-attention runs over the tokens of all views of a scene, and an embedding of the camera is added
-to that of the timestep. No class, no config: names of the file, and functions. Shares no code with
-the extension.
+to that of the timestep. With one view and no camera it is Stable Diffusion's. No class, no config:
+names of the file, and functions. Shares no code with the extension.
 """
 
 import math
@@ -142,18 +142,21 @@ def num_blocks(unet: Unet, group: str) -> int:
     return 1 + max(int(k[len(prefix) :].split(".")[0]) for k in unet.state if k.startswith(prefix))
 
 
-def predict_noise(unet: Unet, x: Tensor, t: Tensor, context: Tensor, camera: Tensor) -> Tensor:
+def predict_noise(
+    unet: Unet, x: Tensor, t: Tensor, context: Tensor, camera: Tensor | None = None
+) -> Tensor:
     """Return the UNet's output.
 
     Args:
         x: Noisy latents [N c h w], the views of a scene side by side.
         t: Timesteps [N].
         context: Text embeddings [N S D].
-        camera: Flattened camera matrices [N 16].
+        camera: Flattened camera matrices [N 16]; None for a single-view model.
     """
     width = unet["time_embed.0.weight"].shape[1]
     emb = two_layers(unet, "time_embed", timestep_embedding(t, width).to(x))
-    emb = emb + two_layers(unet, "camera_embed", camera)
+    if camera is not None:
+        emb = emb + two_layers(unet, "camera_embed", camera)
     saved = []
     for i in range(num_blocks(unet, "input_blocks")):
         x = sequence(unet, f"input_blocks.{i}", x, emb, context)

@@ -1,8 +1,8 @@
-"""One step of the extension's guidance, under whichever `threestudio` is on the path.
+"""One step of a guidance of the extension, under whichever `threestudio` is on the path.
 
-    python one_step.py <folder of threestudio> <prior> <reward> <width of the text embeddings>
+    python one_step.py <folder of threestudio> <guidance> <prior> <reward> <width of the texts>
 
-prints what the guidance returned, and the gradient, as JSON.
+prints what the guidance returned, and the gradients of render and adapter, as JSON.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ class Prompt:
         return self.embeddings.repeat_interleave(len(azimuth), dim=0)
 
 
-def take_step(prior: str, reward: str, width: int) -> dict[str, Any]:
+def take_step(name: str, prior: str, reward: str, width: int) -> dict[str, Any]:
     """Build the guidance and take step 3 on fixed inputs."""
     import torch
 
@@ -57,7 +57,7 @@ def take_step(prior: str, reward: str, width: int) -> dict[str, Any]:
         "max_step_percent": [0, 0.98, 0.5, 10],
         "preview_steps": 2,
     }
-    guidance = threestudio.find("reward-sds-guidance")(settings)
+    guidance = threestudio.find(name)(settings)
     guidance.do_update_step(0, 3)
     generator = torch.Generator().manual_seed(1)
     rgb = torch.rand(VIEWS, SIZE, SIZE, 3, generator=generator).requires_grad_(True)
@@ -76,12 +76,13 @@ def take_step(prior: str, reward: str, width: int) -> dict[str, Any]:
         mvp_mtx=c2w,
         height=SIZE,
     )
-    out["loss_sds"].backward()
-    numbers = {name: float(value) for name, value in out.items()}
-    return {**numbers, "gradient": rgb.grad.flatten().tolist()}
+    sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+    adapter = {key: tensor.grad.flatten().tolist() for key, tensor in guidance.named_parameters()}
+    numbers = {key: float(value) for key, value in out.items()}
+    return {**numbers, "gradient": rgb.grad.flatten().tolist(), "adapter": adapter}
 
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     load_extension()
-    sys.stdout.write("\n" + json.dumps(take_step(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    sys.stdout.write("\n" + json.dumps(take_step(*sys.argv[2:5], int(sys.argv[5]))))

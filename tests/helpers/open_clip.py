@@ -1,4 +1,9 @@
-"""The architecture of OpenCLIP's CLIP in plain torch, from its description; names as published."""
+"""The architecture of OpenCLIP's CLIP in plain torch, from its description; names as published.
+
+OpenAI's CLIP (arXiv 2103.00020) is the same with another activation, `quick_gelu`.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +11,7 @@ from torch import Tensor, nn
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
+Activation = Callable[[Tensor], Tensor]
 
 
 def norm(name: str, width: int) -> Shapes:
@@ -61,27 +67,43 @@ def random_state(
     return state | scales
 
 
-def encode_image(state: State, pixels: Tensor, heads: int) -> Tensor:
+def quick_gelu(x: Tensor) -> Tensor:
+    """Approximate GELU by a sigmoid."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def encode_image(
+    state: State, pixels: Tensor, heads: int, activation: Activation = F.gelu
+) -> Tensor:
     """Class token first, positions, pre-norm, blocks, norm of the class token, projection."""
     weight = state["visual.conv1.weight"]
     patches = F.conv2d(pixels, weight, stride=weight.shape[-1]).flatten(2).transpose(1, 2)
     first = state["visual.class_embedding"].expand(len(pixels), 1, -1)
     x = torch.cat([first, patches], dim=1) + state["visual.positional_embedding"]
-    x = transform(state, "visual.transformer", layer_norm(state, "visual.ln_pre", x), heads)
+    x = layer_norm(state, "visual.ln_pre", x)
+    x = transform(state, "visual.transformer", x, heads, activation)
     return layer_norm(state, "visual.ln_post", x[:, 0]) @ state["visual.proj"]
 
 
-def encode_text(state: State, ids: Tensor, heads: int) -> Tensor:
+def encode_text(state: State, ids: Tensor, heads: int, activation: Activation = F.gelu) -> Tensor:
     """Causal blocks, norm, the token with the highest id, projection."""
     x = F.embedding(ids, state["token_embedding.weight"]) + state["positional_embedding"]
     length = ids.shape[1]
     mask = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)
-    x = layer_norm(state, "ln_final", transform(state, "transformer", x, heads, mask))
+    x = transform(state, "transformer", x, heads, activation, mask)
+    x = layer_norm(state, "ln_final", x)
     return x[torch.arange(len(ids)), ids.argmax(dim=-1)] @ state["text_projection"]
 
 
-def transform(state: State, name: str, x: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Run the blocks: x + attention(norm(x)), x + MLP(norm(x)), with GELU."""
+def transform(
+    state: State,
+    name: str,
+    x: Tensor,
+    heads: int,
+    activation: Activation,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Run the blocks: x + attention(norm(x)), x + MLP(norm(x))."""
     i = 0
     while f"{name}.resblocks.{i}.ln_1.weight" in state:
         block = f"{name}.resblocks.{i}"
@@ -92,8 +114,8 @@ def transform(state: State, name: str, x: Tensor, heads: int, mask: Tensor | Non
             {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
         )
         x = x + attention(y, y, y, need_weights=False, attn_mask=mask)[0]
-        hidden = F.gelu(linear(state, f"{block}.mlp.c_fc", layer_norm(state, f"{block}.ln_2", x)))
-        x = x + linear(state, f"{block}.mlp.c_proj", hidden)
+        hidden = linear(state, f"{block}.mlp.c_fc", layer_norm(state, f"{block}.ln_2", x))
+        x = x + linear(state, f"{block}.mlp.c_proj", activation(hidden))
         i += 1
     return x
 

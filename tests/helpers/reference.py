@@ -1,6 +1,7 @@
 """Slow, obvious implementations in float64: one candidate, one scene, one network call at a time.
 
-Written from the equations of RewardSDS, DDIM and MVDream, sharing no code with the extension.
+Written from the equations of RewardSDS, DDIM, MVDream and of progressive distillation (what v is,
+arXiv 2202.00512), sharing no code with the extension.
 A `network(noisy [V c h w], t, half) -> [V c h w]` predicts the noise of one scene, with the prompt
 (`half = 1`) or without (`half = 0`). With Perp-Neg it also predicts for negative prompts: they are
 given as (`half`, weight).
@@ -14,6 +15,18 @@ from torch import Tensor
 
 Network = Callable[[Tensor, int, int], Tensor]
 Negatives = Sequence[Tuple[int, float]]
+
+
+def noise_network(output: Network, alpha_bar: Tensor, prediction_type: str) -> Network:
+    """Return the noise prediction of a network that outputs it, or v: `alpha v + sigma z_t`."""
+
+    def network(noisy: Tensor, t: int, half: int) -> Tensor:
+        a, found = alpha_bar[t], output(noisy, t, half)
+        if prediction_type == "v_prediction":
+            return a.sqrt() * found + (1 - a).sqrt() * noisy
+        return found
+
+    return network
 
 
 def guided_noise(
@@ -109,14 +122,26 @@ def vsd_residual(
 
 
 def denoising_loss(
-    z: Tensor, noises: Tensor, timesteps: List[int], alpha_bar: Tensor, output: Network, half: int
+    z: Tensor,
+    noises: Tensor,
+    timesteps: List[int],
+    alpha_bar: Tensor,
+    output: Network,
+    half: int,
+    prediction_type: str,
 ) -> Tensor:
-    """Mean squared error of the adapter's noise prediction, one timestep per scene."""
+    """Mean squared error of the adapter's output, one timestep per scene.
+
+    It shall be the noise, or `v = alpha noise - sigma z`.
+    """
     views, errors = len(z) // len(timesteps), []
     for g, t in enumerate(timesteps):
         scene, a = slice(g * views, (g + 1) * views), alpha_bar[t]
         noisy = a.sqrt() * z[scene] + (1 - a).sqrt() * noises[scene]
-        errors.append((output(noisy, t, half) - noises[scene]) ** 2)
+        target = noises[scene]
+        if prediction_type == "v_prediction":
+            target = a.sqrt() * noises[scene] - (1 - a).sqrt() * z[scene]
+        errors.append((output(noisy, t, half) - target) ** 2)
     return torch.cat(errors).mean()
 
 

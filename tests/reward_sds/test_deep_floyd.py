@@ -2,12 +2,14 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import threestudio
-from tests.helpers import reference
+from tests.helpers import deep_floyd_reference, reference
 from tests.helpers.doubles import Prompts, camera_batch, extension, guidance, render
 from tests.helpers.tiny_models import (
     TEXT_WIDTH,
@@ -109,6 +111,31 @@ def test_the_noise_is_in_the_first_three_channels(out_channels, tmp_path):
             assert output.shape[1] == out_channels
             assert torch.allclose(answer[k], output[:, :3], atol=1e-10, rtol=0)
     assert not torch.allclose(found.cond, found.uncond)
+
+
+def test_the_prediction_equals_the_published_network(tmp_path):
+    """Each image at its own timestep, with and without the prompt; random norms and biases too."""
+    file = Path(save_pixel_diffusion(tmp_path)) / "unet" / "diffusion_pytorch_model.safetensors"
+    state = {
+        name: tensor + 0.3 * noise(*tensor.shape, seed=i).float() if tensor.ndim == 1 else tensor
+        for i, (name, tensor) in enumerate(load_file(file).items())
+    }
+    save_file(state, file)
+    noisy, timesteps = noise(1, 4, 3, SIZE, SIZE).float(), torch.tensor([10, 300, 600, 900])
+    words, where = Prompts(width=TEXT_WIDTH), cameras()
+    found = load(tmp_path, double=False).bind(words, where, 64)(noisy, timesteps)
+    unet = deep_floyd_reference.Unet(state, groups=4, head_channels=8, pool_heads=2)
+    text = words.get_text_embeddings(where.elevation, where.azimuth, where.distance)
+    cond, uncond = (
+        deep_floyd_reference.predict(unet, noisy[0], timesteps, rows)[:, :3]
+        for rows in text.chunk(2)
+    )
+    pairs = (found.cond[0], cond), (found.uncond[0], uncond)
+    difference = max((ours - theirs).abs().max().item() for ours, theirs in pairs)
+    size = cond.abs().mean()
+    print(f"\nDeepFloyd IF: difference {difference:.1e}, mean magnitude {size:.2f}")
+    assert difference <= 1e-5 and size > 0.1
+    assert (cond - uncond).abs().max() > 0.01
 
 
 def test_perp_neg_by_hand(folder):

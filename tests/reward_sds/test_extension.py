@@ -79,17 +79,22 @@ def test_every_component_of_the_table_is_registered():
 
 
 @pytest.mark.slow
-def test_a_step_under_upstreams_api_equals_the_step_here(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["reward-sds-guidance", "reward-vsd-guidance"])
+def test_a_step_under_upstreams_api_equals_the_step_here(name, tmp_path, monkeypatch):
     """A stand-in with upstream's names and nothing else, in a process of its own; bit for bit."""
     monkeypatch.setattr("threestudio.utils.random._run_seed", 0)
     prior = tiny_models.save_diffusion(tmp_path / "prior")
     reward = tiny_models.save_clip(tmp_path / "reward")
     width = tiny_models.TEXT_WIDTH
     api = Path(one_step.__file__).parent / "upstream_api"
-    command = [sys.executable, one_step.__file__, str(api), prior, reward, str(width)]
+    command = [sys.executable, one_step.__file__, str(api), name, prior, reward, str(width)]
     there = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert there.returncode == 0, there.stderr
     found = json.loads(there.stdout.splitlines()[-1])
-    here = one_step.take_step(prior, reward, width)
+    here = one_step.take_step(name, prior, reward, width)
     assert found == here
     assert here["candidates"] == 4 and any(here["gradient"])
+    if name == "reward-vsd-guidance":
+        outer = [values for key, values in here["adapter"].items() if "lora_B" in key]
+        assert outer and all(map(any, outer)), "the inner half has no gradient in a first step"
+        assert here["loss_vsd"] > 0 and here["loss_lora"] > 0

@@ -217,15 +217,26 @@ def test_v_prediction_becomes_a_noise_prediction(tmp_path):
     assert torch.allclose(prediction.cond[0], alpha * output + sigma * noisy[0], atol=1e-10)
 
 
-def test_a_baseline_block_with_attention_options_is_accepted(folder):
-    load(
-        "stable-diffusion-prior",
-        folder,
-        double=False,
-        enable_attention_slicing=True,
-        enable_channels_last_format=True,
-        enable_memory_efficient_attention=False,
-    ).unet(torch.zeros(1, 4, 8, 8), 5, encoder_hidden_states=torch.zeros(1, 4, TEXT_WIDTH))
+def test_the_options_of_the_baseline_do_not_change_the_prediction(folder):
+    options = ("enable_attention_slicing", "enable_channels_last_format")
+    answers = []
+    for on in (False, True):
+        prior = load(
+            "stable-diffusion-prior",
+            folder,
+            **dict.fromkeys(options, on),
+            enable_memory_efficient_attention=on,
+        )
+        processors = {type(p).__name__ for p in prior.unet.attn_processors.values()}
+        assert processors == {"SlicedAttnProcessor" if on else "AttnProcessor2_0"}
+        weight = prior.unet.conv_in.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == on
+        denoiser = prior.bind(prompts(), cameras_of(2), 64)
+        answers.append(denoiser(noise(1, 2, 4, 8, 8), torch.tensor([5, 700])))
+    plain, changed = answers
+    for ours, theirs in ((plain.cond, changed.cond), (plain.uncond, changed.uncond)):
+        assert torch.allclose(ours, theirs, atol=1e-6, rtol=0)  # sliced softmax: single precision
+    assert not torch.allclose(plain.cond, plain.uncond, atol=1e-3)
 
 
 @pytest.mark.parametrize(

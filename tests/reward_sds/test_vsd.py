@@ -10,6 +10,7 @@ from tests.reward_sds.test_search import scene_network
 from threestudio.utils.errors import UserError
 
 VIEWS, BATCH, COUNT = 2, 4, 5
+PREDICTIONS = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 schedules = extension("schedules")
 
 
@@ -38,12 +39,14 @@ def adapted_network(built, scene_of):
     return network
 
 
+@PREDICTIONS
 @pytest.mark.parametrize("scale_lora", [1.0, 2.5])
 @pytest.mark.parametrize(
     ("name", "chunk_size"), [("min-max", 64), ("best", 64), ("mean", 64), ("mean", 1)]
 )
-def test_weighted_gradients_equal_the_plain_loop(scale_lora, name, chunk_size):
+def test_weighted_gradients_equal_the_plain_loop(prediction_type, scale_lora, name, chunk_size):
     built = vsd(
+        prediction_type=prediction_type,
         reward_strategy=name,
         guidance_scale_lora=scale_lora,
         reward_model_type="fixed",
@@ -54,28 +57,23 @@ def test_weighted_gradients_equal_the_plain_loop(scale_lora, name, chunk_size):
     timesteps, noise = drawn(built, BATCH, COUNT)
     z = render(BATCH).detach().permute(0, 3, 1, 2)
     weights = reference.strategy_weights(name, list(range(COUNT)))
+    alpha_bar = built.prior.alpha_bar
     scenes = iter([slice(g, g + VIEWS) for _ in range(COUNT) for g in range(0, BATCH, VIEWS)])
 
     def residual(latents, eps, t):
         scene = next(scenes)
-        return reference.vsd_residual(
-            latents,
-            eps,
-            t,
-            built.prior.alpha_bar,
-            scene_network(built.prior),
-            adapted_network(built, lambda _: scene),
-            3.0,
-            scale_lora,
-        )
+        outputs = scene_network(built.prior), adapted_network(built, lambda _: scene)
+        networks = (reference.noise_network(o, alpha_bar, prediction_type) for o in outputs)
+        return reference.vsd_residual(latents, eps, t, alpha_bar, *networks, 3.0, scale_lora)
 
     columns = [[weight] * len(timesteps) for weight in weights]
     expected = reference.weighted_gradient(z, noise, timesteps, columns, residual)
     assert torch.allclose(gradient, expected.permute(0, 2, 3, 1).detach(), atol=1e-10, rtol=0)
 
 
-def test_the_adapters_loss_and_its_gradient_equal_the_reference():
-    built = vsd(lora_cfg_training=False)
+@PREDICTIONS
+def test_the_adapters_loss_and_its_gradient_equal_the_reference(prediction_type):
+    built = vsd(lora_cfg_training=False, prediction_type=prediction_type)
     out, _ = step(built, at=3)
     generator = built.streams("objective", 3)
     torch.rand((), generator=generator)
@@ -84,7 +82,9 @@ def test_the_adapters_loss_and_its_gradient_equal_the_reference():
     z = render(BATCH).detach().permute(0, 3, 1, 2)
     scenes = iter([slice(g, g + VIEWS) for g in range(0, BATCH, VIEWS)])
     network = adapted_network(built, lambda _: next(scenes))
-    expected = reference.denoising_loss(z, noise, timesteps, built.prior.alpha_bar, network, 1)
+    expected = reference.denoising_loss(
+        z, noise, timesteps, built.prior.alpha_bar, network, 1, prediction_type
+    )
     assert torch.allclose(out["loss_lora"], expected, atol=1e-12)
     numbers = built.objective.adapter.numbers
     (ours,), (theirs,) = (

@@ -24,6 +24,19 @@ class Group:
     note: str = ""
     """Text for the report, e.g. why a result is what it is."""
 
+    @property
+    def opponents(self) -> list[str]:
+        """Whom the reward version of a family shall beat: the baseline, then the controls."""
+        others = [m for m in self.methods if m not in (self.baseline, self.reward)]
+        return [self.baseline, *others]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Differences to test: methods minus the baseline, the reward version minus controls."""
+        pairs = [(method, self.baseline) for method in self.methods if method != self.baseline]
+        controls = self.opponents[1:] if self.reward else []
+        return pairs + [(self.reward, control) for control in controls]
+
 
 def load_groups(specs: Iterable[dict[str, Any]], known: Iterable[str]) -> list[Group]:
     """Read the groups of an experiment YAML.
@@ -61,19 +74,10 @@ def _group(spec: dict[str, Any], known: list[str]) -> Group:
     return group
 
 
-def shared_rows(group: Group, rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Sort the rows by the group's methods, and keep the (caption, seed) pairs that all have.
-
-    Methods without a row are left out, so that an unfinished experiment can be looked at.
-    """
+def rows_of(group: Group, rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Sort the rows by the group's methods; methods without a row are left out."""
     found: dict[str, list[Row]] = {method: [] for method in group.methods}
     for row in rows:
         if row.method in found:
             found[row.method].append(row)
-    found = {method: some for method, some in found.items() if some}
-    pairs = [{(row.caption, row.seed) for row in some} for some in found.values()]
-    shared = set.intersection(*pairs) if pairs else set()
-    return {
-        method: [row for row in some if (row.caption, row.seed) in shared]
-        for method, some in found.items()
-    }
+    return {method: some for method, some in found.items() if some}

@@ -4,16 +4,18 @@
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 from curves import Chart, Point, draw_charts
-from groups import Group, shared_rows
-from intervals import Interval, Measured, mean_interval, paired_difference, paired_p_value
+from floors import floor_table
+from groups import Group, rows_of
+from measures import average, compare, measured, p_value, progress
 from picture_trial import ARROW, source_path
 from pictures import Cell, draw_grid
 from plan import Experiment
-from report import commands, floor_table, machine, measured
+from report import commands, machine
 from rows import Row
 
 JUDGED = {"all": "all right %", "relation": "relation right %", "looks": "shape and colour right %"}
@@ -24,30 +26,40 @@ ALPHA = 0.01
 """Largest p that counts as a difference."""
 SCALE, GALLERY = 3, 8
 """Enlargement of the pictures of a gallery, and its captions."""
-HOW_TO_READ = """\
+HOW_TO_READ = f"""\
 The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
-that a reward that rises without the judge shows. Methods draw the same noise for the same caption
-and seed, and a table has the runs that all of its methods have. Intervals are of 95 %, bootstrapped
-over captions (10,000 resamples). p is of a paired, two-sided permutation test over captions: method
-and baseline are exchanged within captions (99,999 times at random), whose values are means over
-seeds. It tests the mean that the table shows, and needs no distribution; Wilcoxon's ranks would
-mostly be ties. p is not corrected for the number of comparisons."""
+that a reward that rises without the judge shows. A family has two controls: `mean` averages as many
+candidates as its reward version without a reward, `long` is its baseline with more steps, of as
+many network images as the reward version. Methods draw the same noise for the same caption and
+seed. Rates are of all runs of a method; differences and tests are of the runs that both methods
+have, and are not read before all runs of both are made. Intervals are of 95 %, bootstrapped over
+captions (10,000 resamples). Where all captions are equal, as at 0 % and 100 %, that has no width:
+the interval is then of the share of captions that may differ though none of so many did (Clopper
+and Pearson, on the number of captions, not of pictures); a reward, which has no limits, is marked
+instead. p is of a paired, two-sided permutation test over captions: the two methods are exchanged
+within captions (99,999 times at random), with all seeds of one. It tests the mean that the table
+shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is not corrected for the
+number of comparisons. The reading of a difference is of judge (all right) and reward, each at
+p < {ALPHA}."""
+HOW_TO_READ_BATCHES = """\
+Pictures by VSD that were made in one batch share the adapter, its first draw and what it learned,
+so they are not independent even if their captions are. Captions come back in a batch of every seed.
+For these methods both are done, over captions and over batches; the interval spans the two, and p
+is the larger one. Batches are few (twelve of 120 pictures): all exchanges of them are counted, not
+random ones, and an interval over so few is rather too short than too long."""
 
 
 def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
     """Write `<table>.md`, its curves and, for runs of this machine, its galleries."""
     stem = experiment.table.with_suffix("")
-    found = [
-        (group, by_method)
-        for group in experiment.groups
-        if any((by_method := shared_rows(group, rows)).values())
-    ]
+    planned = Counter(trial.method for trial in experiment.trials)
+    found = [(g, by_method) for g in experiment.groups if (by_method := rows_of(g, rows))]
     charts = curve_rows(found)
     if charts:
         draw_charts(charts, Path(f"{stem}-curves.png"))
     parts = [_header(experiment, rows)]
     for group, by_method in found:
-        parts.append(group_section(group, by_method))
+        parts.append(group_section(group, by_method, planned))
         if group.kind == "family":
             gallery = Path(f"{stem}-{group.title.lower()}.png")
             if draw_gallery(experiment, group, by_method, gallery):
@@ -56,7 +68,6 @@ def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
         parts.append(f"## Judge and reward against the cost\n\n![curves]({stem.name}-curves.png)")
     if experiment.floors:
         by_method = {m: [r for r in rows if r.method == m] for m in {r.method for r in rows}}
-        planned = Counter(trial.method for trial in experiment.trials)
         asked = floor_table(by_method, experiment.floors, planned)
         parts.append("## What was asked\n\n" + asked)
     page = experiment.table.with_suffix(".md")
@@ -72,82 +83,106 @@ def _header(experiment: Experiment, rows: list[Row]) -> str:
             commands(experiment),
             machine(rows),
             HOW_TO_READ,
+            *([HOW_TO_READ_BATCHES] if any(row.batch is not None for row in rows) else []),
         ]
     )
 
 
-def group_section(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Write the tables of one group, and for a family what they say."""
-    parts = [f"## {group.title}", rate_table(group, by_method)]
-    if group.baseline in by_method and len(by_method) > 1:
-        parts.append(difference_table(group, by_method))
-        if group.reward in by_method:
-            parts.append(verdict(group, by_method))
+def group_section(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
+    """Write the tables of one group, and for a family what they say.
+
+    Args:
+        group: The group.
+        by_method: Rows of each of its methods that has some.
+        planned: How many rows each method will have.
+    """
+    parts = [f"## {group.title}", rate_table(group, by_method, planned)]
+    if differences := difference_table(group, by_method, planned):
+        parts.append(differences)
+    if group.reward:
+        parts.append(verdict(group, by_method, planned))
     return "\n\n".join(parts + ([group.note.strip()] if group.note else []))
 
 
-def rate_table(group: Group, by_method: dict[str, list[Row]]) -> str:
+def rate_table(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
     """Means with intervals, and the cost of a picture."""
     scored = _scored(by_method)
     heads = [*JUDGED.values(), *(SCORED[m][0] for m in scored), "network images", "seconds"]
     lines = [f"| method | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for method, rows in by_method.items():
-        cells = [_between(mean_interval(_measured(rows, m)), 1) for m in JUDGED]
-        cells += [_between(mean_interval(_measured(rows, m)), SCORED[m][1]) for m in scored]
+        made, wanted = len(rows), planned[method]
+        cells = [f"{made}" if made == wanted else f"{made} of {wanted}"]
+        cells += [average(rows, m).text(1) for m in JUDGED]
+        cells += [average(rows, m).text(SCORED[m][1]) for m in scored]
         cells += [
             f"{fmean(r.unet_calls for r in rows):.0f}",
             f"{fmean(r.seconds for r in rows):.1f}",
         ]
-        lines.append(f"| {group.methods[method]} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def difference_table(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Every method minus the baseline, with the test."""
-    scored, baseline = _scored(by_method), by_method[group.baseline]
-    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
-    lines = [
-        f"| minus {group.methods[group.baseline]} | {' | '.join(heads)} | reading |",
-        "|---" * (len(heads) + 2) + "|",
-    ]
-    for method, rows in by_method.items():
-        if method == group.baseline:
-            continue
-        cells = []
-        for measure in (*JUDGED, *scored):
-            pair = _measured(rows, measure), _measured(baseline, measure)
-            digits = 1 if measure in JUDGED else SCORED[measure][1]
-            cells.append(_between(paired_difference(*pair), digits, "+"))
-            if measure in JUDGED:
-                cells.append(p_text(paired_p_value(*pair)))
-        cells.append(reading(rows, baseline))
         lines.append(f"| {group.methods[method]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def difference_table(
+    group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]
+) -> str:
+    """The group's differences with their tests, each over the runs that both methods have."""
+    scored, lines = _scored(by_method), []
+    for pair in group.pairs:
+        rows, baseline = (by_method.get(method, []) for method in pair)
+        pairs = len(measured(rows, "all").keys() & measured(baseline, "all").keys())
+        if not pairs:
+            continue
+        cells = [" minus ".join(group.methods[method] for method in pair), str(pairs)]
+        for measure in (*JUDGED, *scored):
+            digits = 1 if measure in JUDGED else SCORED[measure][1]
+            cells.append(compare(rows, baseline, measure).text(digits, "+"))
+            if measure in JUDGED:
+                cells.append(p_text(p_value(rows, baseline, measure)))
+        cells.append(progress(by_method, pair, planned) or reading(rows, baseline))
+        lines.append(f"| {' | '.join(cells)} |")
+    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
+    header = f"| difference | pairs | {' | '.join(heads)} | reading |"
+    return "\n".join([header, "|---" * (len(heads) + 3) + "|", *lines]) if lines else ""
+
+
 def reading(rows: list[Row], baseline: list[Row]) -> str:
-    """Say in words what judge and reward say of a difference."""
-    pair = _measured(rows, "all"), _measured(baseline, "all")
-    judged = paired_difference(*pair).mean
-    if paired_p_value(*pair) < ALPHA:
-        return "better" if judged > 0 else "**worse**"
-    rewarded = paired_difference(_measured(rows, "reward"), _measured(baseline, "reward"))
-    if rewarded.low <= 0:
+    """Say in words what judge and reward say of a difference, each at p < ALPHA."""
+    judged, rewarded = (_direction(rows, baseline, m) for m in ("all", "reward"))
+    reward = {1: "reward up", 0: "reward undecided", -1: "reward down"}[rewarded]
+    if judged > 0:
+        return f"better, {reward}"
+    if judged < 0:
+        return f"**worse**, {reward}{': the reward is hacked' if rewarded > 0 else ''}"
+    if rewarded == 0:
         return "no difference shown"
-    return "reward up, judge undecided" if judged > 0 else "**reward up, judge not**"
+    if rewarded > 0 and compare(rows, baseline, "all").mean <= 0:
+        return "**reward up, judge not**"
+    return f"{reward}, judge undecided"
 
 
-def verdict(group: Group, by_method: dict[str, list[Row]]) -> str:
-    """Say whether the reward version of a family beats its baseline on the judge."""
-    pair = [_measured(by_method[method], "all") for method in (group.reward, group.baseline)]
-    difference, p = paired_difference(*pair), paired_p_value(*pair)
-    names = group.methods[group.reward], group.methods[group.baseline]
-    beats = difference.mean > 0 and p < ALPHA
-    words = "beats" if beats else "does **not** beat"
-    return (
-        f"{names[0]} {words} {names[1]} on the judge at p < {ALPHA}: "
-        f"{_between(difference, 1, '+')} points, p {p_text(p, '= ')}, {difference.pairs} pairs."
-    )
+def _direction(rows: list[Row], baseline: list[Row], measure: str) -> int:
+    """Return 1 for more, -1 for less and 0 for a difference that is not significant."""
+    if p_value(rows, baseline, measure) >= ALPHA:
+        return 0
+    return 1 if compare(rows, baseline, measure).mean > 0 else -1
+
+
+def verdict(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
+    """Say whom the reward version of a family beats on the judge: the baseline, every control."""
+    clauses = []
+    for opponent in group.opponents:
+        name, pair = group.methods[opponent], (group.reward, opponent)
+        if unfinished := progress(by_method, pair, planned):
+            clauses.append(f"against {name}, {unfinished}")
+            continue
+        rows = [by_method[method] for method in pair]
+        difference, p = compare(*rows, "all"), p_value(*rows, "all")
+        words = "beats" if difference.mean > 0 and p < ALPHA else "does **not** beat"
+        clauses.append(
+            f"{words} {name} ({difference.text(1, '+')} points, p {p_text(p, '= ')}, "
+            f"{difference.pairs} pairs)"
+        )
+    return f"On the judge, at p < {ALPHA}, {group.methods[group.reward]} {'; '.join(clauses)}."
 
 
 def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Chart]]:
@@ -165,7 +200,7 @@ def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Cha
 
 
 def _point(group: Group, method: str, rows: list[Row], measure: str) -> Point:
-    found = mean_interval(_measured(rows, measure))
+    found = average(rows, measure)
     calls = fmean(row.unet_calls for row in rows)
     return Point(calls, found.mean, found.low, found.high, group.methods[method])
 
@@ -208,17 +243,6 @@ def p_text(p: float, equals: str = "") -> str:
     return f"{equals}{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
-def _measured(rows: list[Row], measure: str) -> Measured:
-    if measure == "outside":
-        return {(row.caption, row.seed): 100 * row.outside for row in rows}
-    return measured(rows, measure)
-
-
 def _scored(by_method: dict[str, list[Row]]) -> list[str]:
     edits = any(row.outside is not None for rows in by_method.values() for row in rows)
     return [measure for measure in SCORED if measure != "outside" or edits]
-
-
-def _between(found: Interval, digits: int, sign: str = "") -> str:
-    form = f"{sign}.{digits}f"
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"

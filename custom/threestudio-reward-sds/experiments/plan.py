@@ -7,7 +7,7 @@ The YAML's keys are documented in `blocks-3d-nerf-dev.yaml` and, for pictures, i
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,9 @@ class Experiment:
     """Pictures that are optimised at once; None: scenes in 3D, one a run."""
     groups: list[Group] = field(default_factory=list)
     """What the report of pictures compares."""
+    sharing: frozenset[str] = frozenset()
+    """Methods that train something else than the pictures, which those of a batch share: VSD's
+    adapter."""
 
     @property
     def methods(self) -> list[str]:
@@ -94,6 +97,15 @@ class Experiment:
             found.setdefault((*place, counts[place] // (self.batch or 1)), []).append(trial)
             counts[place] += 1
         return [tuple(trials) for trials in found.values()]
+
+    def shared_batches(self) -> dict[tuple[str, str, int], int]:
+        """Number the batches whose runs share something trained, by the keys of their runs."""
+        return {
+            trial.key: number
+            for number, batch in enumerate(self.batches)
+            for trial in batch
+            if trial.method in self.sharing
+        }
 
     @property
     def folder(self) -> Path:
@@ -116,7 +128,8 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
 
     Raises:
         ValueError: For an unknown or missing key, with the allowed ones, for a method's
-            `per_relation` that is none, for no runs at all, and for a wrong group.
+            `per_relation` that is none, for no runs at all, for a wrong group, and for captions
+            that `captions_of` does not have.
     """
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     _check_keys(loaded, path)
@@ -135,7 +148,16 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
         source=path,
         batch=loaded.get("batch"),
         groups=load_groups(loaded.get("groups", []), loaded["methods"]),
+        sharing=frozenset(
+            method
+            for method, spec in loaded["methods"].items()
+            if "batch" in loaded and _trains_guidance(root / spec["config"])
+        ),
     )
+
+
+def _trains_guidance(config: Path) -> bool:
+    return OmegaConf.select(OmegaConf.load(config), "system.optimizer.params.guidance") is not None
 
 
 def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
@@ -159,6 +181,7 @@ def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
 _OPTIONAL = {"overrides", "evaluation", "assets", "floors", "batch", "groups"}
 _METHOD_KEYS = {"config", "overrides", "seeds", "per_relation", "captions"}
+_CAPTION_KEYS = ({"split", "per_relation"}, {"split", "edits"})
 
 
 def _check_keys(loaded: dict[str, Any], path: Path) -> None:
@@ -174,9 +197,27 @@ def _check_keys(loaded: dict[str, Any], path: Path) -> None:
                 f"{path}: methods.{method} has the keys {sorted(spec)}. It needs `config`; allowed "
                 f"are {sorted(_METHOD_KEYS)}."
             )
+        if "captions" in spec:
+            _check_captions(spec["captions"], f"{path}: methods.{method}.captions")
+    _check_captions(loaded["captions"], f"{path}: captions")
+    known = [setting.name for setting in fields(Evaluation)]
+    unknown = set(loaded.get("evaluation", {})) - set(known)
+    if unknown:
+        raise ValueError(
+            f"{path}: evaluation has the unknown keys {sorted(unknown)}. Allowed are {known}."
+        )
     batch = loaded.get("batch", 1)
     if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"{path}: `batch` is {batch}, but must be 1 or more pictures at once.")
+
+
+def _check_captions(spec: Any, key: str) -> None:
+    if isinstance(spec, list) or (isinstance(spec, dict) and set(spec) in _CAPTION_KEYS):
+        return
+    raise ValueError(
+        f"{key} is {spec}, but must be a list of captions, or {{split, per_relation}}, or {{split, "
+        "edits}."
+    )
 
 
 def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> list[Trial]:

@@ -10,37 +10,35 @@ import argparse
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
-from itertools import pairwise
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from intervals import Interval, Measured, paired_difference, paired_p_value
+from floors import floor_table
+from measures import compare, measured
 from pictures import Cell, draw_grid
 from plan import Experiment, load_experiment
 from rows import Row, read_rows
 from run import block_captions, prepare
 
 RELATIONS = ("on the left of", "on the right of", "on top of", "under")
-MEASURES = {
-    "relation": lambda row: 100.0 * row.relation_ok,
-    "looks": lambda row: 100.0 * row.looks_ok,
-    "all": lambda row: 100.0 * (row.relation_ok and row.looks_ok),
-    "reward": lambda row: row.reward,
-}
-"""Name -> value of a row; the first three are percentages when averaged."""
+RATES = ("relation", "looks", "all")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; exit code 2 if there is nothing to report."""
+    """Write the report; exit code 2 if there is nothing to report, or the experiment is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", help="experiment YAML")
     parser.add_argument("--per-relation", type=int, default=2, help="captions in the picture")
     args = parser.parse_args(argv)
     prepare(threads=1)
-    experiment = load_experiment(Path(args.experiment), block_captions)
-    rows = planned_rows(experiment)
+    try:
+        experiment = load_experiment(Path(args.experiment), block_captions)
+        rows = planned_rows(experiment)
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     if not rows:
         sys.stderr.write(f"{experiment.table} has no rows yet: run {args.experiment} first.\n")
         return 2
@@ -64,8 +62,12 @@ def write_scenes(experiment: Experiment, rows: list[Row], per_relation: int) -> 
 def planned_rows(experiment: Experiment) -> list[Row]:
     """Read the rows that belong to the experiment as it is written now."""
     wanted = {(trial.key, trial.config_id) for trial in experiment.trials}
-    rows = read_rows(experiment.table, experiment.row_kind)
-    return [row for row in rows if (row.key, row.config) in wanted]
+    batches = experiment.shared_batches()
+    return [
+        replace(row, batch=batches.get(row.key))
+        for row in read_rows(experiment.table, experiment.row_kind)
+        if (row.key, row.config) in wanted
+    ]
 
 
 def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
@@ -83,9 +85,9 @@ def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:
         machine(rows),
         "## Rates\n\n" + method_table(by_method),
         "## Against the baseline\n\nPoints, paired by caption and seed, with 95 % intervals "
-        "(bootstrap clustered by caption, 10,000 resamples). A run draws from sha256(caption, "
-        "seed): the methods of a pair share their noise, two captions do not.\n\n"
-        + difference_table(by_method),
+        "(bootstrap clustered by caption, 10,000 resamples; where captions are all equal, Clopper "
+        "and Pearson on their number). A run draws from sha256(caption, seed): the methods of a "
+        "pair share their noise, two captions do not.\n\n" + difference_table(by_method),
     ]
     if experiment.floors:
         planned = Counter(trial.method for trial in experiment.trials)
@@ -109,12 +111,19 @@ def commands(experiment: Experiment) -> str:
 
 
 def machine(rows: list[Row]) -> str:
-    """Say what the rows were made on and from."""
-    setups = sorted(
-        {f"{row.device}, torch {row.torch}, {row.threads} threads a run" for row in rows}
-    )
+    """Say what the rows were made on and from, and how long that took."""
+    setups: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        setups.setdefault((row.device, row.torch, row.threads), []).append(row.seconds)
+    made = []
+    for (device, torch, threads), seconds in sorted(setups.items()):
+        used, unit = (threads, "core") if device == "cpu" else (1, device)
+        made.append(
+            f"{device}, torch {torch}, {threads} threads a run: {len(seconds)} runs in "
+            f"{sum(seconds) * used / 3600:.1f} {unit} hours"
+        )
     configs = sorted({row.config for row in rows})
-    return f"Made on: {'; '.join(setups)}. Configs: {', '.join(configs)}."
+    return f"Made on: {'; '.join(made)}. Configs: {', '.join(configs)}."
 
 
 def method_table(by_method: dict[str, list[Row]]) -> str:
@@ -125,11 +134,11 @@ def method_table(by_method: dict[str, list[Row]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for method, rows in by_method.items():
-        rates = " | ".join(f"{_mean(rows, m):.1f}" for m in ("relation", "looks", "all"))
+        rates = " | ".join(f"{fmean(measured(rows, m).values()):.1f}" for m in RATES)
+        reward = fmean(row.reward for row in rows)
         calls, seconds = fmean(r.unet_calls for r in rows), fmean(r.seconds for r in rows)
         lines.append(
-            f"| {method} | {len(rows)} | {rates} | {_mean(rows, 'reward'):.3f} "
-            f"| {calls:.0f} | {seconds:.0f} |"
+            f"| {method} | {len(rows)} | {rates} | {reward:.3f} | {calls:.0f} | {seconds:.0f} |"
         )
     return "\n".join(lines)
 
@@ -149,12 +158,11 @@ def difference_table(by_method: dict[str, list[Row]]) -> str:
         baseline = baseline_of(method, by_method)
         if baseline is None:
             continue
-        found = {m: compare(by_method, method, baseline, m) for m in MEASURES}
-        cells = " | ".join(
-            _format(interval, 2 if measure == "reward" else 1)
-            for measure, interval in found.items()
-        )
-        lines.append(f"| {method} minus {baseline} | {found['relation'].pairs} | {cells} |")
+        pair = by_method[method], by_method[baseline]
+        found = [compare(*pair, measure).text(1, "+") for measure in RATES]
+        reward = compare(*pair, "reward")
+        cells = " | ".join([*found, reward.text(2, "+")])
+        lines.append(f"| {method} minus {baseline} | {reward.pairs} | {cells} |")
     return "\n".join(lines)
 
 
@@ -169,85 +177,6 @@ def relation_table(by_method: dict[str, list[Row]]) -> str:
             cells.append(f"{100 * fmean(oks):.0f} ({sum(oks)}/{len(oks)})" if oks else "-")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def floor_table(
-    by_method: dict[str, list[Row]], floors: list[dict[str, Any]], planned: Mapping[str, int]
-) -> str:
-    """Compare the result with what the experiment's YAML asks for, once all its runs are made.
-
-    Args:
-        by_method: Rows of each method.
-        floors: What is asked.
-        planned: How many rows each method will have.
-    """
-    lines = ["| asked | found | met |", "|---|---|---|"]
-    for floor in floors:
-        if not set(floor_methods(floor)) <= set(by_method):
-            continue
-        name, found, met = check_floor(by_method, floor)
-        least = min(
-            floor_methods(floor), key=lambda method: len(by_method[method]) - planned[method]
-        )
-        done, wanted = len(by_method[least]), planned[least]
-        verdict = "yes" if met else "**no**"
-        lines.append(
-            f"| {name} | {found} | {verdict} |"
-            if done == wanted
-            else f"| {name} | {done} of {wanted} runs are made | - |"
-        )
-    return "\n".join(lines)
-
-
-def floor_methods(floor: dict[str, Any]) -> list[str]:
-    """List the methods that a floor is about."""
-    return floor.get("steps") or [floor[key] for key in ("method", "minus") if key in floor]
-
-
-def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, str, bool]:
-    """Judge one floor: its words, what was found, whether it is met."""
-    if "steps" in floor:
-        return _check_steps(by_method, floor)
-    method, minus, measure = floor["method"], floor.get("minus"), floor["measure"]
-    if minus:
-        interval = compare(by_method, method, minus, measure)
-        value, low, found = interval.mean, interval.low, _format(interval, 1)
-    else:
-        value = low = _mean(by_method[method], measure)
-        found = f"{value:.1f}"
-    tests = {
-        "at least": value >= floor.get("at_least", value),
-        "at most": value <= floor.get("at_most", value),
-        "lower bound at least": low >= floor.get("lower_bound_at_least", low),
-    }
-    asked = [f"{t} {floor[t.replace(' ', '_')]}" for t in tests if t.replace(" ", "_") in floor]
-    if "p_below" in floor:
-        p = paired_p_value(*(measured(by_method[m], measure) for m in (method, minus)))
-        tests["p"], found = p < floor["p_below"], f"{found}, p = {p:.2g}"
-        asked.append(f"p below {floor['p_below']}")
-    name = f"{measure}: {method}{f' minus {minus}' if minus else ''} {', '.join(asked)}"
-    return name, found, all(tests.values())
-
-
-def _check_steps(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple[str, str, bool]:
-    """Judge whether the first of the steps between methods is the biggest."""
-    pairs = list(pairwise(floor["steps"]))
-    steps = [compare(by_method, after, before, floor["measure"]) for before, after in pairs]
-    name = f"{floor['measure']}: the first step of {', '.join(floor['steps'])} is the biggest"
-    means = [step.mean for step in steps]
-    return name, ", ".join(_format(step, 1) for step in steps), means[0] == max(means)
-
-
-def compare(by_method: dict[str, list[Row]], method: str, baseline: str, measure: str) -> Interval:
-    """Difference of two methods in one measure."""
-    return paired_difference(
-        measured(by_method[method], measure), measured(by_method[baseline], measure)
-    )
-
-
-def measured(rows: list[Row], measure: str) -> Measured:
-    """Values of a measure by caption and seed."""
-    return {(row.caption, row.seed): MEASURES[measure](row) for row in rows}
 
 
 def draw_gallery(experiment: Experiment, rows: list[Row], per_relation: int, path: Path) -> bool:
@@ -281,14 +210,6 @@ def verdict_line(row: Row) -> str:
     """Say which of the three the judge found right."""
     marks = {"shape": row.shape_ok, "colour": row.color_ok, "relation": row.relation_ok}
     return ", ".join(f"{name} {'right' if ok else 'wrong'}" for name, ok in marks.items())
-
-
-def _mean(rows: list[Row], measure: str) -> float:
-    return fmean(MEASURES[measure](row) for row in rows)
-
-
-def _format(interval: Interval, digits: int) -> str:
-    return f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
 
 
 if __name__ == "__main__":

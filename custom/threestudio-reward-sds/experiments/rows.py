@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Row:
     device: str
     verdict: str
     """What the judge saw, in words."""
+    batch: int | None = field(default=None, kw_only=True, compare=False)
+    """Which runs it shares something trained with, for the report; not a column of the table."""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -113,7 +115,7 @@ def drop_rows(path: Path, keys: Iterable[tuple[str, str, int]], kind: type[Row] 
 
 @cache
 def _types(kind: type[Row]) -> dict[str, object]:
-    return {field.name: field.type for field in fields(kind)}
+    return {column.name: column.type for column in fields(kind) if column.compare}
 
 
 def _text(rows: Iterable[Row], header: bool = True) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -104,20 +105,39 @@ def select(
     return [batch for batch in todo if batch[0].method in (methods or known)][:limit]
 
 
-def block_captions(split: str, per_relation: int = 0, edits: int = 0) -> list[str]:
+def block_captions(
+    split: str, per_relation: int | None = None, edits: int | None = None
+) -> list[str]:
     """List captions of a split of the blocks world.
 
     Args:
         split: "train", "dev" or "held-out".
         per_relation: Pair captions of each of the four relations.
         edits: Edits (`source -> target`), the three kinds in turn, in place of captions.
+
+    Raises:
+        ValueError: For another split, and a number that it does not have.
     """
     load_extensions()
-    if edits:
-        found = importlib.import_module("threestudio-blocks.edits").edits(split, edits)
-        return [f"{edit.source} -> {edit.target}" for edit in found]
     captions = importlib.import_module("threestudio-blocks.captions")
-    return [str(caption) for caption in captions.pair_captions(split, per_relation)]
+    known = list(captions.pair_splits())
+    if split not in known:
+        raise ValueError(f"`split` of captions is {split}; it must be one of {', '.join(known)}.")
+    most = len(captions.pair_captions(split))
+    if edits is None:
+        _check_count("per_relation", per_relation, most // len(captions.RELATIONS), split)
+        return [str(caption) for caption in captions.pair_captions(split, per_relation)]
+    _check_count("edits", edits, most, split)
+    found = importlib.import_module("threestudio-blocks.edits").edits(split, edits)
+    return [f"{edit.source} -> {edit.target}" for edit in found]
+
+
+def _check_count(key: str, count: Any, most: int, split: str) -> None:
+    if type(count) is not int or not 1 <= count <= most:
+        raise ValueError(
+            f"`{key}` of captions is {count}; it must be an integer from 1 to {most}, as "
+            f"many as the {split} split has."
+        )
 
 
 def load_extensions() -> None:
