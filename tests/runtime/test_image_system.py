@@ -191,7 +191,7 @@ def test_export_and_test_make_the_pictures_again(tmp_path: Path):
     [
         ({"image_type": ""}, "system.image_type is not set"),
         ({"guidance_type": ""}, "system.guidance_type is not set"),
-        ({"prompt_processor": {"prompts": ["a"]}}, "1 prompts, but `data.seeds` has 2 seeds"),
+        ({"prompt_processor": {"prompts": ["a"]}}, "1 prompts, but there are 2 images"),
         ({"loss": {"lambda_sd": 1.0}}, "no key `lambda_sd`. Did you mean"),
     ],
 )
@@ -204,4 +204,4 @@ def test_faults_of_the_system(change: dict, message: str, tmp_path: Path):
 
 def test_a_guidance_that_knows_no_size_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not say how large its images are"):
-        run(write(tmp_path), ["system.guidance_type=toy-guidance", "data.seeds=[3]"])
+        run(write(tmp_path), ["system.guidance_type=toy-guidance"])
