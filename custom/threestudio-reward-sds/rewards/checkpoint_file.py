@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-
-NAMES_SHOWN = 4
-"""Tensor names that a message lists before it only counts."""
+from ..networks import differing
 
 
 def sha256_key(key: str) -> str:
@@ -113,11 +111,4 @@ def verify(file: str, sha256: str, key: str, checksum_key: str) -> None:
 def name_differences(found: Iterable[str], expected: Iterable[str]) -> str:
     """Say which tensors are missing and which are not expected; "" if there are none."""
     found, expected = set(found), set(expected)
-    parts = {"missing": sorted(expected - found), "unexpected": sorted(found - expected)}
-    return "; ".join(f"{label} {listed(names)}" for label, names in parts.items() if names)
-
-
-def listed(names: List[str]) -> str:
-    """Join the first few names, and count the rest."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return differing({"missing": expected - found, "unexpected": found - expected})

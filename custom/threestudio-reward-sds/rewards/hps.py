@@ -11,19 +11,20 @@ from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
 from ..model_folders import resolve
+from ..networks import number_type, number_type_faults
 from .checkpoint_file import file_faults, load_state
 from .clip import (
+    BLOCK,
     PROCESSOR,
     PROCESSOR_KEY,
     CLIPNetwork,
     load_tokenizer,
-    network_dtype,
     processor_faults,
 )
 from .open_clip_weights import load_open_clip
 
-FILE_KEY = "system.guidance.reward_model.checkpoint_path"
-HEADS_KEY = "system.guidance.reward_model.num_heads"
+FILE_KEY = f"{BLOCK}.checkpoint_path"
+HEADS_KEY = f"{BLOCK}.num_heads"
 """Where the YAML names the weights and the number of heads, for messages."""
 
 SOURCE = (
@@ -53,6 +54,8 @@ class HPSRewardModel(CLIPNetwork):
         """Attention heads of both towers, which the file does not say (ViT-H/14: 16)."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
 
     cfg: Config
 
@@ -61,13 +64,14 @@ class HPSRewardModel(CLIPNetwork):
         faults = file_faults(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY, SOURCE)
         if cfg.num_heads < 1:
             faults.append(f"`{HEADS_KEY}` is {cfg.num_heads}, but must be 1 or more.")
-        return faults + processor_faults(cfg.processor_name_or_path)
+        faults += processor_faults(cfg.processor_name_or_path)
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
         cfg = self.cfg
         state = load_state(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY)
-        dtype = network_dtype(self.device, cfg.half_precision_weights)
+        dtype = number_type(self.device, cfg)
         model = load_open_clip(state, cfg.num_heads, dtype, FILE_KEY, HEADS_KEY)
         processor = resolve(cfg.processor_name_or_path)
         tokenizer = load_tokenizer(processor)
