@@ -45,7 +45,9 @@ def fetching(hub_id: str, files: str = "") -> str:
     return f"On a machine with a network run `hf download {' '.join(filter(None, parts))}`"
 
 
-def folder_faults(path: str, files: Sequence[str], key: str, source: str) -> List[str]:
+def folder_faults(
+    path: str, files: Sequence[str], key: str, source: str, parts: str = ""
+) -> List[str]:
     """Say why `path` cannot be loaded, without loading it or touching the network.
 
     Args:
@@ -54,6 +56,7 @@ def folder_faults(path: str, files: Sequence[str], key: str, source: str) -> Lis
         key: The YAML key, for the message.
         source: How to get what belongs there if the folder is missing or incomplete, see
             `fetching`.
+        parts: Which files of a hub id are read, for the command; "" for all.
     """
     from huggingface_hub import constants
 
@@ -73,7 +76,7 @@ def folder_faults(path: str, files: Sequence[str], key: str, source: str) -> Lis
     elif constants.HF_HUB_OFFLINE and hub_file(path, files[0]) is None:
         return [
             f"`{key}` is '{path}', which is not in the local cache, and the hub is offline "
-            f"(HF_HUB_OFFLINE). {fetching(path)}, and set `{key}` to its folder."
+            f"(HF_HUB_OFFLINE). {fetching(path, parts)}, and set `{key}` to its folder."
         ]
     return []
 
@@ -97,13 +100,14 @@ def read_json(path: str, filename: str) -> Optional[Dict[str, Any]]:
 
 
 @contextmanager
-def loading(path: str, kind: str, key: str) -> Iterator[None]:
+def loading(path: str, kind: str, key: str, parts: str = "") -> Iterator[None]:
     """Turn whatever the loaders of other libraries raise into one error of the user's.
 
     Args:
         path: Local folder or hub id, the value of `key` without its `~` and mirror.
         kind: What a folder of the right kind is called, for the message.
         key: The YAML key, for the message.
+        parts: Which files of a hub id are read, for the command; "" for all.
 
     Raises:
         UserError: Anything was raised in the block.
@@ -116,7 +120,7 @@ def loading(path: str, kind: str, key: str) -> Iterator[None]:
         cure = f"Give a local {kind} folder in `{key}`; if a file is damaged, copy or download it "
         cure += "again."
         if not is_local(path):
-            cure = f"{fetching(path)}, and set `{key}` to its folder."
+            cure = f"{fetching(path, parts)}, and set `{key}` to its folder."
         raise UserError(
             f"The model '{path}' cannot be loaded: {type(error).__name__}: {error} {cure}"
         ) from error
