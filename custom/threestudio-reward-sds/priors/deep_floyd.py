@@ -4,7 +4,7 @@ The "latents" of this prior are the images themselves, small and in [-1, 1]. The
 are those of a T5 encoder, which the prompt processor runs; nothing here loads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional
 
 from jaxtyping import Float
@@ -14,7 +14,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import fetching, folder_faults, is_local, read_json
+from ..model_folders import fetching, folder_faults, is_local, read_json, resolve
 from ..networks import number_type, number_type_faults
 from ..streams import Generators
 from .base import Cameras, Conditioning
@@ -38,6 +38,9 @@ class DeepFloydPrior(AbstractUNetPrior):
     class Config(BaseObject.Config):
         pretrained_model_name_or_path: str = MODEL
         """Diffusers folder or hub id of a first stage; those of IF are gated on the hub."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
         half_precision_type: str = "float16"
@@ -60,7 +63,8 @@ class DeepFloydPrior(AbstractUNetPrior):
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings, without loading anything."""
-        faults = _weights_faults(cfg.pretrained_model_name_or_path) + option_faults(cfg)
+        path = resolve(cfg.pretrained_model_name_or_path, cfg.mirrors)
+        faults = _weights_faults(path) + option_faults(cfg)
         return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
@@ -70,7 +74,7 @@ class DeepFloydPrior(AbstractUNetPrior):
         self.install_unet(model, num_views=1)
 
     def _load(self) -> Diffusion:
-        path = self.cfg.pretrained_model_name_or_path
+        path = resolve(self.cfg.pretrained_model_name_or_path, self.cfg.mirrors)
         try:
             return load_diffusion(path, self.device, number_type(self.device, self.cfg))
         except UserError as error:

@@ -4,7 +4,7 @@ V views of a scene attend to one another, and each is conditioned on its camera:
 matrix with the translation normalised, flattened to 16 numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
@@ -16,7 +16,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
-from ..model_folders import folder_faults, read_json
+from ..model_folders import folder_faults, read_json, resolve
 from ..networks import number_type, number_type_faults
 from .base import Cameras, Conditioning
 from .folder import BLOCK, DIFFUSION_FILES, load_latent_diffusion
@@ -94,6 +94,9 @@ class MVDreamPrior(AbstractLatentPrior):
         """Original checkpoint that is taken from the local hub cache when both keys are null."""
         camera_condition_type: str = "rotation"
         """The baseline's key: only "rotation" exists (the whole matrix, normalised)."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
         half_precision_type: str = "float16"
@@ -148,9 +151,10 @@ class MVDreamPrior(AbstractLatentPrior):
 
 def _weights(cfg: Any) -> Tuple[str, Optional[str]]:
     """Return the key that gives the weights, and their path; None if there are none."""
-    if cfg.pretrained_model_name_or_path:
-        return "pretrained_model_name_or_path", cfg.pretrained_model_name_or_path
-    return "ckpt_path", cfg.ckpt_path or cached_checkpoint(cfg.model_name)
+    for key in ("pretrained_model_name_or_path", "ckpt_path"):
+        if getattr(cfg, key):
+            return key, resolve(getattr(cfg, key), cfg.mirrors)
+    return "ckpt_path", cached_checkpoint(cfg.model_name)
 
 
 def _weights_faults(cfg: Any) -> List[str]:

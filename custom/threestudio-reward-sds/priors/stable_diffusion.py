@@ -1,6 +1,6 @@
 """Single-view latent diffusion: Stable Diffusion and every folder of its layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
@@ -11,7 +11,7 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import fetching, folder_faults
+from ..model_folders import fetching, folder_faults, resolve
 from ..networks import number_type, number_type_faults
 from .adapter import CAMERA_DIM
 from .base import Cameras, Conditioning
@@ -39,6 +39,9 @@ class StableDiffusionPrior(AbstractLatentPrior):
     class Config(BaseObject.Config):
         pretrained_model_name_or_path: str = MODEL
         """Diffusers folder or hub id (the baseline's default, at its living mirror)."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
         half_precision_type: str = "float16"
@@ -72,7 +75,7 @@ class StableDiffusionPrior(AbstractLatentPrior):
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings, without loading anything."""
-        path = cfg.pretrained_model_name_or_path
+        path = resolve(cfg.pretrained_model_name_or_path, cfg.mirrors)
         faults = folder_faults(path, DIFFUSION_FILES, PATH_KEY, fetching(MODEL))
         faults += option_faults(cfg) + number_type_faults(cfg, BLOCK)
         if cfg.camera_condition_type not in CAMERA_CONDITIONS:
@@ -86,8 +89,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
-        dtype = number_type(self.device, self.cfg)
-        model = load_latent_diffusion(self.cfg.pretrained_model_name_or_path, self.device, dtype)
+        path = resolve(self.cfg.pretrained_model_name_or_path, self.cfg.mirrors)
+        model = load_latent_diffusion(path, self.device, number_type(self.device, self.cfg))
         model.unet.class_embedding = None  # single-view mode of a camera-conditioned UNet
         apply_options(model.unet, self.cfg)
         self.install(model, num_views=1, image_size=self.cfg.image_size)
