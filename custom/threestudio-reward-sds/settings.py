@@ -57,28 +57,32 @@ def nest(config: type, block: Any, preset: Dict[str, Any]) -> Tuple[Dict[str, An
     Args:
         config: The guidance's `Config` dataclass.
         block: The guidance block as the user wrote it.
-        preset: Values for keys that the user left out.
+        preset: Values for keys that the user left out; those of its prior do not count for another.
 
     Returns:
         The nested block with typed values, and its faults; the block is usable when there are none.
     """
     given = translate_official(plain(block))
-    given = {**preset, **given}
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    classes = {
-        role: find_role(role, given.get(f"{role}_type", defaults[f"{role}_type"]))
-        for role in FLAT_ROLES
-    }
+    names = {f"{role}_type": defaults[f"{role}_type"] for role in FLAT_ROLES}
+    names = {key: given.get(key, preset.get(key, name)) for key, name in names.items()}
+    classes = {role: find_role(role, names[f"{role}_type"]) for role in FLAT_ROLES}
     faults = [fault for _, fault in classes.values() if fault]
     if faults:
         return {}, faults
     keys = {role: field_names(found.Config) - {"weights"} for role, (found, _) in classes.items()}
     own = field_names(config)
     nested: Dict[str, Any] = {role: dict(given.pop(role, None) or {}) for role in FLAT_ROLES}
+    same_prior = names["prior_type"] == preset.get("prior_type")
+    preset = {
+        key: value
+        for key, value in preset.items()
+        if key in own | keys["objective"] or (same_prior and key not in nested["prior"])
+    }
     if classes["objective"][0].follows_prior:
         for key, value in classes["prior"][0].flat_defaults.items():
             nested["objective"].setdefault(key, value)
-    for key, value in given.items():
+    for key, value in {**preset, **given}.items():
         owner = next((role for role in FLAT_ROLES if key in keys[role]), None)
         if key in own:
             nested[key] = value

@@ -227,9 +227,10 @@ def test_config_trains_resumes_tests_and_exports(
     if "reward" in path.stem:
         assert list(save.glob("*candidates.png"))
     (save / "it4-test.mp4").unlink()
-    run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
+    for mode in ("test", "export"):
+        looked = run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode=mode)
+        assert looked.system.guidance.reward is None, "only steps need the weights of a reward"
     assert (save / "it4-test.mp4").is_file()
-    run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
     assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
 
 

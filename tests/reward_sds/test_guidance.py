@@ -318,7 +318,7 @@ def test_a_bad_reward_stops_with_a_message(scores, text):
 
 def test_a_batch_that_is_not_whole_scenes_is_explained():
     check_scenes = extension("priors.latent").check_scenes
-    with pytest.raises(ValueError, match="6 images, .* 4 views .*`data.n_view`"):
+    with pytest.raises(ValueError, match="6 images, .* 4 views .*multiview-camera-datamodule"):
         check_scenes(6, 4)
 
 

@@ -42,7 +42,7 @@ def reference_scores(pictures, reward):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_scores_and_gradients_are_the_published_ones(device, folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(image_reward, "network_dtype", lambda device, half: torch.float32)
+    monkeypatch.setattr(extension("networks"), "HALF_DEVICES", ())
     reward = published.load(folder)
     assert reward.device.type == device
     ours, theirs = images(3).requires_grad_(True), images(3).double().requires_grad_(True)

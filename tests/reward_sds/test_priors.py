@@ -250,6 +250,12 @@ def test_the_options_of_the_baseline_do_not_change_the_prediction(folder):
         ("mvdream-prior", {"pretrained_model_name_or_path": "./nope"}, "no such folder"),
         ("mvdream-prior", {"camera_condition_type": "pose"}, "only 'rotation' exists"),
         ("mvdream-prior", {"n_view": 0}, "`n_view` is 0, but must be 1 or more"),
+        (
+            "stable-diffusion-prior",
+            {"half_precision_type": "fp16"},
+            "`system.guidance.half_precision_type` is 'fp16', but must be float16 or bfloat16",
+        ),
+        ("mvdream-prior", {"half_precision_type": "single"}, "half_precision_weights: false"),
         ("stable-diffusion-prior", {"token_merging": True}, "`token_merging` is not supported"),
         ("stable-diffusion-prior", {"enable_sequential_cpu_offload": True}, "lower .*chunk_size"),
     ],
@@ -335,5 +341,5 @@ def test_missing_cameras_and_perp_neg_are_explained(folder):
 
 
 def test_a_batch_of_broken_scenes_is_refused(folder):
-    with pytest.raises(ValueError, match="3 images, .* 2 views"):
+    with pytest.raises(ValueError, match="3 images, .* 2 views.*mvdream-random-multiview-c"):
         load("mvdream-prior", folder).encode(render(3), generator())

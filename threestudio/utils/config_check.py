@@ -108,7 +108,16 @@ def view_faults(cfg: dict[str, Any]) -> list[str]:
     system = cfg.get("system") if isinstance(cfg.get("system"), dict) else {}
     drawn = _setting(cfg.get("data_type"), cfg.get("data"), "n_view")
     expected = _setting(system.get("guidance_type"), system.get("guidance"), "n_view")
-    if not isinstance(drawn, int) or not isinstance(expected, int) or drawn == expected:
+    if not isinstance(expected, int) or drawn == expected:
+        return []
+    if expected > 1 and _draws_single_views(cfg.get("data_type")):
+        return [
+            f"The guidance takes {expected} views of a scene at once (system.guidance.n_view), but "
+            f"'{cfg['data_type']}' does not draw any that belong together. Set data_type to "
+            f"'mvdream-random-multiview-camera-datamodule' and data.n_view to {expected}, with a "
+            "multiple of it as data.batch_size."
+        ]
+    if not isinstance(drawn, int):
         return []
     return [
         f"data.n_view is {drawn}, but system.guidance.n_view is {expected}: the guidance would "
@@ -130,15 +139,29 @@ def image_faults(cfg: dict[str, Any]) -> list[str]:
     ]
 
 
+def _known(type_name: Any) -> Any:
+    """Return a component; None if there is none of this name, which is a fault of its own."""
+    try:
+        return find(str(type_name))
+    except (UnknownModuleError, ConfigError):
+        return None
+
+
+def _draws_single_views(data_type: Any) -> bool:
+    """Whether a data module is one of the runtime without `n_view`; others may have a key of their
+    own for it.
+    """
+    module = _known(data_type)
+    ours = getattr(module, "__module__", "").startswith("threestudio.data.")
+    return ours and "n_view" not in field_names(module.Config)
+
+
 def _setting(type_name: Any, block: Any, key: str) -> Any:
     """Return the value that `key` has in a component, or in the prior that it chooses.
 
-    None if neither has such a key, or if the component is not known (a fault of its own).
+    None if neither has such a key, or if the component is not known.
     """
-    try:
-        component = find(str(type_name))
-    except (UnknownModuleError, ConfigError):
-        return None
+    component = _known(type_name)
     block = block if isinstance(block, dict) else {}
     fields = getattr(component, "Config", None)
     if fields is None:

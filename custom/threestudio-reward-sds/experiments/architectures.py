@@ -100,6 +100,7 @@ def measure(folder: Path, device: Any, args: argparse.Namespace) -> Iterator[Row
         for method in methods(args.candidates, args.previews):
             sys.stderr.write(f"{name}: {method.name} N={method.candidates} S={method.previews}\n")
             guidance = build(architecture, method, prior, reward, args.chunk_size)
+            guidance.load_reward()
             sizes = weights(guidance)
             for pixels in args.pixels:
                 measured = measure_steps(guidance, architecture, pixels, args.steps)

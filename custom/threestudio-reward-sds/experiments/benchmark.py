@@ -86,6 +86,7 @@ def measure(kind: str, candidates: int, previews: int, steps: int) -> dict[str, 
         the first step.
     """
     system, dataset = build(*_case(kind, candidates, previews))
+    system.guidance.load_reward()
     guide = one_at_a_time if kind == "loop" and candidates > 1 else guide_by_config
     before = _peak_mb(system.device)
     seconds, images = [], []

@@ -4,7 +4,7 @@ The "latents" of this prior are the images themselves, small and in [-1, 1]. The
 are those of a T5 encoder, which the prompt processor runs; nothing here loads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional
 
 from jaxtyping import Float
@@ -14,12 +14,15 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import folder_faults, is_local, read_json
+from ..model_folders import fetching, folder_faults, is_local, read_json, resolve
+from ..networks import number_type, number_type_faults
 from ..streams import Generators
 from .base import Cameras, Conditioning
-from .folder import PATH_KEY, PIXEL_FILES, Diffusion, load_diffusion
+from .folder import BLOCK, PATH_KEY, PIXEL_FILES, Diffusion, load_diffusion
 from .text import single_view_text
 from .unet import AbstractUNetPrior, apply_options, at_least_single, option_faults, resize
+
+MODEL = "DeepFloyd/IF-I-XL-v1.0"
 
 
 @threestudio.register("deep-floyd-prior")
@@ -33,10 +36,15 @@ class DeepFloydPrior(AbstractUNetPrior):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = "DeepFloyd/IF-I-XL-v1.0"
+        pretrained_model_name_or_path: str = MODEL
         """Diffusers folder or hub id of a first stage; those of IF are gated on the hub."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
         view_dependent_prompting: bool = True
         """Add ", front view" etc. to the prompt according to the camera."""
         enable_attention_slicing: bool = False
@@ -55,7 +63,9 @@ class DeepFloydPrior(AbstractUNetPrior):
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings, without loading anything."""
-        return _weights_faults(cfg.pretrained_model_name_or_path) + option_faults(cfg)
+        path = resolve(cfg.pretrained_model_name_or_path, cfg.mirrors)
+        faults = _weights_faults(path) + option_faults(cfg)
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
@@ -64,9 +74,9 @@ class DeepFloydPrior(AbstractUNetPrior):
         self.install_unet(model, num_views=1)
 
     def _load(self) -> Diffusion:
-        path = self.cfg.pretrained_model_name_or_path
+        path = resolve(self.cfg.pretrained_model_name_or_path, self.cfg.mirrors)
         try:
-            return load_diffusion(path, self.device, self.cfg.half_precision_weights)
+            return load_diffusion(path, self.device, number_type(self.device, self.cfg))
         except UserError as error:
             raise UserError(f"{error}{_licence_hint(path)}") from error
 
@@ -106,7 +116,9 @@ class DeepFloydPrior(AbstractUNetPrior):
 
 def _weights_faults(path: str) -> List[str]:
     """Say why the weights cannot be loaded: not there, or not those of a first stage."""
-    faults = [fault + _licence_hint(path) for fault in folder_faults(path, PIXEL_FILES, PATH_KEY)]
+    hint = _licence_hint(MODEL if is_local(path) else path)
+    found = folder_faults(path, PIXEL_FILES, PATH_KEY, fetching(MODEL))
+    faults = [fault + hint for fault in found]
     config = None if faults else read_json(path, "unet/config.json")
     channels = 3 if config is None else config.get("in_channels", 4)
     if channels != 3:
@@ -124,6 +136,6 @@ def _licence_hint(path: str) -> str:
         return ""
     return (
         f" The models of DeepFloyd are gated: accept the licence on https://huggingface.co/{path} "
-        f'and run `hf auth login`, then `hf download {path} --include "unet/*" --include '
-        '"scheduler/*"`.'
+        'and run `hf auth login` before; `--include "unet/*" --include "scheduler/*"` leaves out '
+        "what the prior does not read."
     )

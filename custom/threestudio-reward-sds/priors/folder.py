@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..model_folders import loading, resolve
+from ..networks import load_network
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,29 @@ class LatentDiffusion(Diffusion):
 
 PIXEL_FILES = ("unet/config.json", "scheduler/scheduler_config.json")
 DIFFUSION_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-PATH_KEY = "system.guidance.pretrained_model_name_or_path"
-"""Where the YAML names the model, for messages."""
+BLOCK = "system.guidance"
+PATH_KEY = f"{BLOCK}.pretrained_model_name_or_path"
+"""Where the YAML has a prior's settings, and names its model, for messages."""
 
 
-def number_type(device: Any, half: bool) -> torch.dtype:
-    """Return the type of the networks: half precision is only honoured on CUDA."""
-    return torch.float16 if half and torch.device(device).type == "cuda" else torch.float32
-
-
-def load_diffusion(path: str, device: Any, half: bool) -> Diffusion:
+def load_diffusion(path: str, device: Any, dtype: torch.dtype) -> Diffusion:
     """Load UNet and noise schedule from a diffusers folder or hub id, frozen.
 
     Args:
         path: Folder with `unet/` and `scheduler/`, or a hub id.
         device: Where the UNet goes.
-        half: Half precision; only honoured on CUDA, the CPU computes in single precision.
+        dtype: Its number type.
+
+    Raises:
+        UserError: The folder cannot be loaded, or its weights are not all of the UNet's.
     """
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    path, dtype = resolve(path), number_type(device, half)
+    path = resolve(path)
     with loading(path, "diffusers", PATH_KEY):
-        unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
+        unet = load_network(
+            UNet2DConditionModel, path, PATH_KEY, subfolder="unet", torch_dtype=dtype
+        )
         scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
@@ -65,14 +67,13 @@ def load_diffusion(path: str, device: Any, half: bool) -> Diffusion:
     return freeze_unet(unet, scheduler, device)
 
 
-def load_latent_diffusion(path: str, device: Any, half: bool) -> LatentDiffusion:
+def load_latent_diffusion(path: str, device: Any, dtype: torch.dtype) -> LatentDiffusion:
     """Load UNet, VAE and noise schedule, as `load_diffusion`; the folder has a `vae/`, too."""
     from diffusers import AutoencoderKL
 
-    model, dtype = load_diffusion(path, device, half), number_type(device, half)
-    path = resolve(path)
+    model, path = load_diffusion(path, device, dtype), resolve(path)
     with loading(path, "diffusers", PATH_KEY):
-        vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
+        vae = load_network(AutoencoderKL, path, PATH_KEY, subfolder="vae", torch_dtype=dtype)
     return freeze_vae(model, vae, device)
 
 

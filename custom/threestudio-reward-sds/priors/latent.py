@@ -25,8 +25,9 @@ def check_scenes(batch: int, num_views: int) -> None:
     if batch % num_views:
         raise ValueError(
             f"The batch has {batch} images, but the prior denoises {num_views} views of a scene "
-            "jointly. Make `data.n_view` equal to `system.guidance.n_view` and `data.batch_size` a "
-            "multiple of it."
+            "jointly. Use a data module that draws whole scenes, `data_type: "
+            '"mvdream-random-multiview-camera-datamodule"`, with its `n_view` equal to '
+            "`system.guidance.n_view` and its `batch_size` a multiple of that."
         )
 
 

@@ -4,7 +4,7 @@ V views of a scene attend to one another, and each is conditioned on its camera:
 matrix with the translation normalised, flattened to 16 numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
@@ -16,9 +16,10 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
-from ..model_folders import folder_faults, read_json
+from ..model_folders import folder_faults, read_json, resolve
+from ..networks import number_type, number_type_faults
 from .base import Cameras, Conditioning
-from .folder import DIFFUSION_FILES, load_latent_diffusion
+from .folder import BLOCK, DIFFUSION_FILES, load_latent_diffusion
 from .latent import AbstractLatentPrior
 from .mvdream_checkpoint import (
     FETCHED,
@@ -93,8 +94,13 @@ class MVDreamPrior(AbstractLatentPrior):
         """Original checkpoint that is taken from the local hub cache when both keys are null."""
         camera_condition_type: str = "rotation"
         """The baseline's key: only "rotation" exists (the whole matrix, normalised)."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
         view_dependent_prompting: bool = False
         """Add ", front view" etc. to the prompt according to the camera."""
         n_view: int = 4
@@ -119,13 +125,13 @@ class MVDreamPrior(AbstractLatentPrior):
             )
         if cfg.n_view < 1:
             faults.append(f"`n_view` is {cfg.n_view}, but must be 1 or more, e.g. 4.")
-        return faults + _weights_faults(cfg)
+        return faults + number_type_faults(cfg, BLOCK) + _weights_faults(cfg)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
         _, path = _weights(self.cfg)
         load = load_checkpoint if is_checkpoint(path) else load_latent_diffusion
-        model = load(path, self.device, self.cfg.half_precision_weights)
+        model = load(path, self.device, number_type(self.device, self.cfg))
         share_views(model.unet, self.cfg.n_view)
         self.install(model, self.cfg.n_view, self.cfg.image_size)
 
@@ -145,9 +151,10 @@ class MVDreamPrior(AbstractLatentPrior):
 
 def _weights(cfg: Any) -> Tuple[str, Optional[str]]:
     """Return the key that gives the weights, and their path; None if there are none."""
-    if cfg.pretrained_model_name_or_path:
-        return "pretrained_model_name_or_path", cfg.pretrained_model_name_or_path
-    return "ckpt_path", cfg.ckpt_path or cached_checkpoint(cfg.model_name)
+    for key in ("pretrained_model_name_or_path", "ckpt_path"):
+        if getattr(cfg, key):
+            return key, resolve(getattr(cfg, key), cfg.mirrors)
+    return "ckpt_path", cached_checkpoint(cfg.model_name)
 
 
 def _weights_faults(cfg: Any) -> List[str]:
@@ -157,7 +164,8 @@ def _weights_faults(cfg: Any) -> List[str]:
         return _nothing_given(cfg.model_name)
     if is_checkpoint(path):
         return checkpoint_faults(path, f"system.guidance.{key}")
-    faults = folder_faults(path, DIFFUSION_FILES, f"system.guidance.{key}")
+    source = f"On a machine with a network run {fetch_command(path)}"
+    faults = folder_faults(path, DIFFUSION_FILES, f"system.guidance.{key}", source)
     config = None if faults else read_json(path, "unet/config.json")
     if config is not None and config.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
         faults.append(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError, refuse
 from ..model_folders import hub_file
-from .folder import LatentDiffusion, freeze_unet, freeze_vae, number_type
+from .folder import LatentDiffusion, freeze_unet, freeze_vae
 from .mvdream_parts import build_scheduler, build_unet, build_vae
 from .mvdream_sizes import CAMERA, TEXT, UNET, VAE, StateDict, part
 
@@ -134,20 +134,19 @@ def checkpoint_faults(path: str, key: str) -> List[str]:
     return contents_faults(state, f"`{key}` is '{path}', but that file")
 
 
-def load_checkpoint(path: str, device: Any, half: bool) -> LatentDiffusion:
+def load_checkpoint(path: str, device: Any, dtype: torch.dtype) -> LatentDiffusion:
     """Load UNet, VAE and noise schedule from an original checkpoint, frozen.
 
     Args:
         path: The file.
         device: Where the networks go.
-        half: Half precision; only honoured on CUDA, the CPU computes in single precision.
+        dtype: Their number type.
 
     Raises:
         UserError: The file is not one, or not of this architecture.
     """
     state = read_checkpoint(path)
     refuse(contents_faults(state, f"The file '{path}'"))
-    dtype = number_type(device, half)
     networks = {n: tensor.to(dtype) for n, tensor in state.items() if n.startswith((UNET, VAE))}
     model = freeze_unet(build_unet(networks), build_scheduler(), device)
     return freeze_vae(model, build_vae(networks), device)

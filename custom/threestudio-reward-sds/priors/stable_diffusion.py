@@ -1,6 +1,6 @@
 """Single-view latent diffusion: Stable Diffusion and every folder of its layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
@@ -11,13 +11,17 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import folder_faults
+from ..model_folders import fetching, folder_faults, resolve
+from ..networks import number_type, number_type_faults
 from .adapter import CAMERA_DIM
 from .base import Cameras, Conditioning
-from .folder import DIFFUSION_FILES, PATH_KEY, load_latent_diffusion
+from .folder import BLOCK, DIFFUSION_FILES, PATH_KEY, load_latent_diffusion
 from .latent import AbstractLatentPrior
 from .text import single_view_text
 from .unet import apply_options, option_faults
+
+MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""The baseline's default, at its living mirror."""
 
 CAMERA_CONDITIONS = {"extrinsics": "c2w", "mvp": "mvp", "none": None}
 """Value of `camera_condition_type` to the field of `Cameras` that it means; None means zeros."""
@@ -33,10 +37,15 @@ class StableDiffusionPrior(AbstractLatentPrior):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        pretrained_model_name_or_path: str = MODEL
         """Diffusers folder or hub id (the baseline's default, at its living mirror)."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
         view_dependent_prompting: bool = True
         """Add ", front view" etc. to the prompt according to the camera."""
         camera_condition_type: str = "extrinsics"
@@ -66,8 +75,9 @@ class StableDiffusionPrior(AbstractLatentPrior):
     @staticmethod
     def check(cfg: Any) -> List[str]:
         """Say what is wrong with the settings, without loading anything."""
-        faults = folder_faults(cfg.pretrained_model_name_or_path, DIFFUSION_FILES, PATH_KEY)
-        faults += option_faults(cfg)
+        path = resolve(cfg.pretrained_model_name_or_path, cfg.mirrors)
+        faults = folder_faults(path, DIFFUSION_FILES, PATH_KEY, fetching(MODEL))
+        faults += option_faults(cfg) + number_type_faults(cfg, BLOCK)
         if cfg.camera_condition_type not in CAMERA_CONDITIONS:
             faults.append(
                 f"`camera_condition_type` is '{cfg.camera_condition_type}', but must be one of "
@@ -79,9 +89,8 @@ class StableDiffusionPrior(AbstractLatentPrior):
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
-        model = load_latent_diffusion(
-            self.cfg.pretrained_model_name_or_path, self.device, self.cfg.half_precision_weights
-        )
+        path = resolve(self.cfg.pretrained_model_name_or_path, self.cfg.mirrors)
+        model = load_latent_diffusion(path, self.device, number_type(self.device, self.cfg))
         model.unet.class_embedding = None  # single-view mode of a camera-conditioned UNet
         apply_options(model.unet, self.cfg)
         self.install(model, num_views=1, image_size=self.cfg.image_size)

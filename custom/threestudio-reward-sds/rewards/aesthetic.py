@@ -12,14 +12,15 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import folder_faults, loading, resolve
+from ..model_folders import fetching, folder_faults, loading, resolve
+from ..networks import load_network, number_type, number_type_faults
 from .base import AbstractRewardModel
 from .checkpoint_file import file_faults, load_state, name_differences
-from .clip import PATH_KEY, network_dtype, unit_features
+from .clip import BLOCK, MODEL, PATH_KEY, unit_features
 from .images import normalised, preprocessing
 
-HEAD_KEY = "system.guidance.reward_model.head_path"
-VERSION_KEY = "system.guidance.reward_model.version"
+HEAD_KEY = f"{BLOCK}.head_path"
+VERSION_KEY = f"{BLOCK}.version"
 """Where the YAML names the head and its version, for messages."""
 
 GITHUB = "https://github.com"
@@ -85,16 +86,20 @@ class AestheticRewardModel(AbstractRewardModel):
         """Head: `sa_0_4_vit_l_14_linear.pth` (v1) or `ava+logos-l14-linearMSE.pth` (v2)."""
         head_sha256: str = ""
         """Checksum that the head must have; empty for any."""
-        pretrained_model_name_or_path: str = "openai/clip-vit-large-patch14"
+        pretrained_model_name_or_path: str = MODEL
         """CLIPModel folder or hub id of the image features."""
         half_precision_weights: bool = True
         """Half precision of the CLIP network on CUDA; the CPU always computes in single."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
 
     cfg: Config
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = folder_faults(cfg.pretrained_model_name_or_path, ("config.json",), PATH_KEY)
+        path = cfg.pretrained_model_name_or_path
+        faults = folder_faults(path, ("config.json",), PATH_KEY, fetching(MODEL))
+        faults += number_type_faults(cfg, BLOCK)
         if cfg.version not in LAYERS:
             known = " or ".join(f"'{version}'" for version in LAYERS)
             return [*faults, f"`{VERSION_KEY}` is '{cfg.version}', but must be {known}."]
@@ -107,10 +112,10 @@ class AestheticRewardModel(AbstractRewardModel):
 
         cfg = self.cfg
         path = resolve(cfg.pretrained_model_name_or_path)
-        dtype = network_dtype(self.device, cfg.half_precision_weights)
+        dtype = number_type(self.device, cfg)
         state = load_state(cfg.head_path, cfg.head_sha256, HEAD_KEY)
         with loading(path, "CLIPModel", PATH_KEY):
-            model = CLIPModel.from_pretrained(path, dtype=dtype)
+            model = load_network(CLIPModel, path, PATH_KEY, dtype=dtype)
         check_head(state, cfg.version, model.config.projection_dim)
         # Only the image half is kept; the text half is freed with `model`.
         self.vision = model.vision_model.to(self.device).eval().requires_grad_(False)

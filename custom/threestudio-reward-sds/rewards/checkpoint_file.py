@@ -6,16 +6,70 @@ Settings that name such a file come in pairs, `<name>_path` and `<name>_sha256`.
 import hashlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..model_folders import fetching, folder_faults, is_local, loading, resolve
+from ..networks import differing
 
-NAMES_SHOWN = 4
-"""Tensor names that a message lists before it only counts."""
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A weights file of a hub model: its setting names it, the folder it is in, or a hub id."""
+
+    hub_id: str
+    """The model that was published."""
+    name: str
+    key: str
+    """The YAML key of the setting, for messages."""
+    beside: Tuple[str, ...] = ()
+    """Other files of the model that are read where they are there."""
+
+    @property
+    def parts(self) -> str:
+        """The files, for the command that fetches them."""
+        return " ".join([self.name, *self.beside])
+
+    def local(self, path: str) -> Optional[Path]:
+        """Return the file that a local path means; None for a hub id."""
+        if not is_local(path) and not path.endswith(".pt"):
+            return None
+        file = Path(path).expanduser()
+        return file if file.is_file() or file.suffix == ".pt" else file / self.name
+
+    def faults(self, path: str) -> List[str]:
+        """Say why there is no such file, without loading it or touching the network."""
+        file, source = self.local(path), fetching(self.hub_id, self.parts)
+        if file is None:
+            return folder_faults(path, (self.name,), self.key, source, self.parts)
+        if file.is_file():
+            return []
+        return [
+            f"`{self.key}` is '{path}', but there is no file '{file}' (looked in {Path.cwd()}). "
+            f"{source}, and set `{self.key}` to its folder or {self.name} in it; or give a hub id "
+            "(owner/name)."
+        ]
+
+    def find(self, path: str) -> Path:
+        """Return the file; that of a hub id is fetched, with the others beside it.
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
+        file = self.local(path)
+        if file is None:
+            from huggingface_hub import hf_hub_download
+
+            with loading(resolve(path), self.name, self.key, self.parts):
+                for name in self.beside:
+                    hf_hub_download(resolve(path), name)
+                file = Path(hf_hub_download(resolve(path), self.name))
+        return file
 
 
 def sha256_key(key: str) -> str:
@@ -113,11 +167,4 @@ def verify(file: str, sha256: str, key: str, checksum_key: str) -> None:
 def name_differences(found: Iterable[str], expected: Iterable[str]) -> str:
     """Say which tensors are missing and which are not expected; "" if there are none."""
     found, expected = set(found), set(expected)
-    parts = {"missing": sorted(expected - found), "unexpected": sorted(found - expected)}
-    return "; ".join(f"{label} {listed(names)}" for label, names in parts.items() if names)
-
-
-def listed(names: List[str]) -> str:
-    """Join the first few names, and count the rest."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return differing({"missing": expected - found, "unexpected": found - expected})

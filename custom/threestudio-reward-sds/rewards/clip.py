@@ -12,17 +12,22 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
-from ..model_folders import folder_faults, loading, resolve
+from ..model_folders import fetching, folder_faults, loading, resolve
+from ..networks import load_network, number_type, number_type_faults
 from .base import AbstractRewardModel
 from .images import normalised, preprocessing
 
-PATH_KEY = "system.guidance.reward_model.pretrained_model_name_or_path"
-"""Where the YAML names the model, for messages."""
+BLOCK = "system.guidance.reward_model"
+PATH_KEY = f"{BLOCK}.pretrained_model_name_or_path"
+"""Where the YAML has the settings, and names the model, for messages."""
+
+MODEL = "openai/clip-vit-large-patch14"
+"""The CLIP of the paper's CLIPScore and of the aesthetic predictors."""
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP that PickScore and HPS v2 were tuned from: their tokenizer and preprocessing."""
 
-PROCESSOR_KEY = "system.guidance.reward_model.processor_name_or_path"
+PROCESSOR_KEY = f"{BLOCK}.processor_name_or_path"
 """Where the YAML names the processor, for messages."""
 
 CACHE_SIZE = 256
@@ -31,7 +36,7 @@ CACHE_SIZE = 256
 
 def processor_faults(path: str) -> List[str]:
     """Say why there is no tokenizer at `path`, without loading it."""
-    return folder_faults(path, ("tokenizer_config.json",), PROCESSOR_KEY)
+    return folder_faults(path, ("tokenizer_config.json",), PROCESSOR_KEY, fetching(PROCESSOR))
 
 
 def load_tokenizer(path: str) -> Any:
@@ -44,11 +49,6 @@ def load_tokenizer(path: str) -> Any:
 
     with loading(path, "CLIP processor", PROCESSOR_KEY):
         return AutoTokenizer.from_pretrained(path)
-
-
-def network_dtype(device: Any, half: bool) -> torch.dtype:
-    """Return the number type of a frozen network: half precision on CUDA only, and if asked for."""
-    return torch.float16 if half and torch.device(device).type == "cuda" else torch.float32
 
 
 def unit_features(
@@ -129,25 +129,29 @@ class CLIPRewardModel(CLIPNetwork):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = "openai/clip-vit-large-patch14"
+        pretrained_model_name_or_path: str = MODEL
         """CLIPModel folder or hub id (paper: CLIP ViT-L/14)."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
 
     cfg: Config
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        return folder_faults(cfg.pretrained_model_name_or_path, ("config.json",), PATH_KEY)
+        path = cfg.pretrained_model_name_or_path
+        faults = folder_faults(path, ("config.json",), PATH_KEY, fetching(MODEL))
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
         from transformers import AutoTokenizer, CLIPModel
 
         path = resolve(self.cfg.pretrained_model_name_or_path)
-        dtype = network_dtype(self.device, self.cfg.half_precision_weights)
+        dtype = number_type(self.device, self.cfg)
         with loading(path, "CLIPModel", PATH_KEY):
-            model = CLIPModel.from_pretrained(path, dtype=dtype)
+            model = load_network(CLIPModel, path, PATH_KEY, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(path)
         self.adopt(model, tokenizer, path)
 

@@ -11,25 +11,24 @@ from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
 from ..model_folders import resolve
-from .checkpoint_file import file_faults, load_state
+from ..networks import number_type, number_type_faults
+from .checkpoint_file import PublishedFile, checksum_faults, load_state, sha256_key
 from .clip import (
+    BLOCK,
     PROCESSOR,
     PROCESSOR_KEY,
     CLIPNetwork,
     load_tokenizer,
-    network_dtype,
     processor_faults,
 )
 from .open_clip_weights import load_open_clip
 
-FILE_KEY = "system.guidance.reward_model.checkpoint_path"
-HEADS_KEY = "system.guidance.reward_model.num_heads"
+FILE_KEY = f"{BLOCK}.checkpoint_path"
+HEADS_KEY = f"{BLOCK}.num_heads"
 """Where the YAML names the weights and the number of heads, for messages."""
 
-SOURCE = (
-    "Run `hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir load/rewards` "
-    "(https://huggingface.co/xswu/HPSv2)"
-)
+MODEL = "xswu/HPSv2"
+CHECKPOINT = PublishedFile(MODEL, "HPS_v2.1_compressed.pt", FILE_KEY)
 
 
 @threestudio.register("reward-model-hps")
@@ -43,8 +42,8 @@ class HPSRewardModel(CLIPNetwork):
 
     @dataclass
     class Config(BaseObject.Config):
-        checkpoint_path: str = ""
-        """The published file `HPS_v2.1_compressed.pt`, from the hub's `xswu/HPSv2`."""
+        checkpoint_path: str = MODEL
+        """HPS_v2.1_compressed.pt, its folder, or a hub id."""
         checkpoint_sha256: str = ""
         """Checksum that the file must have; empty for any."""
         processor_name_or_path: str = PROCESSOR
@@ -53,21 +52,26 @@ class HPSRewardModel(CLIPNetwork):
         """Attention heads of both towers, which the file does not say (ViT-H/14: 16)."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
 
     cfg: Config
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = file_faults(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY, SOURCE)
+        faults = CHECKPOINT.faults(cfg.checkpoint_path)
+        faults += checksum_faults(cfg.checkpoint_sha256, sha256_key(FILE_KEY))
         if cfg.num_heads < 1:
             faults.append(f"`{HEADS_KEY}` is {cfg.num_heads}, but must be 1 or more.")
-        return faults + processor_faults(cfg.processor_name_or_path)
+        faults += processor_faults(cfg.processor_name_or_path)
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
         cfg = self.cfg
-        state = load_state(cfg.checkpoint_path, cfg.checkpoint_sha256, FILE_KEY)
-        dtype = network_dtype(self.device, cfg.half_precision_weights)
+        file = CHECKPOINT.find(cfg.checkpoint_path)
+        state = load_state(str(file), cfg.checkpoint_sha256, FILE_KEY)
+        dtype = number_type(self.device, cfg)
         model = load_open_clip(state, cfg.num_heads, dtype, FILE_KEY, HEADS_KEY)
         processor = resolve(cfg.processor_name_or_path)
         tokenizer = load_tokenizer(processor)

