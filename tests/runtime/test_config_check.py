@@ -182,6 +182,7 @@ def test_seeds_of_data_and_images_are_compared(image, message):
             "image_type": "latent-parameter",
             "image": image,
             "guidance_type": "toy-guidance",
+            "guidance": {"n_view": 1},
             "prompt_processor_type": "toy-prompt-processor",
             "loss": {"lambda_sds": 1.0},
             "optimizer": {"name": "Adam", "args": {"lr": 0.1}},
