@@ -8,12 +8,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from tests.configs.yamls import ROOT
 from tests.end_to_end import tiny_world
 from tests.helpers.mutations import misspelt, mutate, paths
 from threestudio import cli
 from threestudio.run import run
 
-ROOT = Path(__file__).resolve().parents[2]
 BASES = (
     "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml",
     "custom/threestudio-reward-sds/configs/sd21-nerf-reward-sds.yaml",
@@ -25,11 +25,6 @@ BASES = (
 COUNT, AT_A_TIME = 500, 25
 SLOW = ("data dropped",)
 """What is right but takes minutes: 120 views of 512 pixels."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny_world.save_world(tmp_path_factory.mktemp("world"))
 
 
 def base(path: str, world: dict[str, str]) -> dict[str, Any]:
