@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,20 +9,24 @@ from omegaconf import OmegaConf
 
 from tests.configs.yamls import FIRST_STAGES, ROOT, logged, tiny
 from tests.end_to_end import tiny_world
+from tests.helpers.doubles import extension
 from threestudio.run import run
 from threestudio.utils.config import merge_configs
 from threestudio.utils.config_check import config_faults
 
 SHRINKERS = {
-    kind: ROOT / f"configs/tiny-blocks{ending}.yaml"
-    for kind, ending in {"volume": "", "gaussians": "-gaussians", "image": "-image"}.items()
+    "volume": ["tiny-blocks"],
+    "gaussians": ["tiny-blocks-gaussians"],
+    "image": ["tiny-blocks-image"],
+    "pixels": ["tiny-blocks", "tiny-if"],
 }
-"""What replaces the models and sizes of another YAML, by what it trains."""
+"""What replaces the models and sizes of a YAML for real models, by what it trains."""
 CONFIGS = sorted(
-    {*ROOT.glob("configs/*.yaml"), *ROOT.glob("custom/*/configs/*.yaml")} - {*SHRINKERS.values()}
+    path
+    for pattern in ("configs/*.yaml", "custom/*/configs/*.yaml")
+    for path in ROOT.glob(pattern)
+    if not path.stem.startswith("tiny-")
 )
-TO_SHRINK = [path for path in CONFIGS if not path.stem.startswith(("blocks", "dreamfusion-if"))]
-"""What they are for; prompts of DeepFloyd IF need T5, which the blocks do not have."""
 Starter = Callable[[str], list[str]]
 """Of a YAML's name, the overrides that start it from the stage before."""
 
@@ -38,14 +41,22 @@ def test_config_is_right_and_says_what_it_is(path: Path, world: dict[str, str], 
     prompt = ["system.prompt_processor.prompt=a cube"]
     if path.stem in FIRST_STAGES:
         prompt.append("system.geometry_convert_from=null")
-    assert config_faults(merge_to_plain(path, overrides=[*paths, *prompt])) == []
+    merged = merge_configs(str(path), cli_args=[*paths, *prompt])
+    assert config_faults(OmegaConf.to_container(merged)) == []
     header = path.read_text().split("\nname:")[0]
     for word in ("Reproduces:", "Command:", "Cost:"):
         assert word in header
 
 
-def merge_to_plain(*paths: Path, overrides: list[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(merge_configs(*map(str, paths), cli_args=overrides))
+def kind(path: Path) -> str:
+    """Tell what a YAML trains: a "volume", "gaussians", an "image", or "pixels" of DeepFloyd IF."""
+    config = OmegaConf.load(path)
+    if config.system_type == "image-system":
+        return "image"
+    if config.system.geometry_type == "gaussian-splatting":
+        return "gaussians"
+    is_pixels = config.system.prompt_processor_type == "deep-floyd-prompt-processor"
+    return "pixels" if is_pixels else "volume"
 
 
 @pytest.fixture
@@ -54,41 +65,21 @@ def assets(tmp_path: Path) -> None:
     (tmp_path / "load").symlink_to(ROOT / "load")
 
 
-def kind(path: Path) -> str:
-    """Tell what a YAML trains: "volume", "gaussians" or "image"."""
-    config = OmegaConf.load(path)
-    if config.system_type == "image-system":
-        return "image"
-    return "gaussians" if config.system.geometry_type == "gaussian-splatting" else "volume"
-
-
-@pytest.mark.parametrize("path", TO_SHRINK, ids=lambda path: path.stem)
-def test_tiny_blocks_fits_over_every_config(path: Path, assets: None, tmp_path: Path):
-    more = ["system.prompt_processor.prompt=a cube"]
-    if path.stem in FIRST_STAGES:
-        more.append("system.geometry_convert_from=null")
-    if "source_image" in OmegaConf.to_container(OmegaConf.load(path))["system"]["guidance"]:
-        (tmp_path / "picture.png").symlink_to(tiny_world.save_picture(tmp_path / "p.png"))
-        more += [
-            "system.guidance.source_image=picture.png",
-            "system.guidance.source_prompt=a sphere",
-        ]
-    merged = merge_to_plain(path, SHRINKERS[kind(path)], overrides=more)
-    assert config_faults(merged) == []
-    folders = [merged["system"][part] for part in ("guidance", "prompt_processor")]
-    assert {part["pretrained_model_name_or_path"] for part in folders} == {"load/blocks/prior"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["prolificdreamer-reward-vsd", "dreamgaussian-sd21-reward-vsd"])
-def test_tiny_blocks_trains_on_the_embedded_models(name: str, assets: None, tmp_path: Path):
-    (path,) = (path for path in CONFIGS if path.stem == name)
-    cpu = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=2"]
-    prompt = "system.prompt_processor.prompt=a red cube on the left of a blue sphere"
-    made = run([str(path), str(SHRINKERS[kind(path)])], [*cpu, prompt])
-    assert Path(made.trial_dir).is_relative_to(f"outputs/tiny-blocks/{name}")
-    assert len(logged(made.trial_dir)) == 2
-    assert list(Path(made.trial_dir, "save").glob("*candidates.png"))
+def as_a_user(path: Path) -> tuple[list[str], list[str]]:
+    """Return YAMLs and overrides for seconds on a CPU, of a YAML for real models."""
+    overrides = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    overrides.append("system.prompt_processor.prompt=a red cube on the left of a blue sphere")
+    if kind(path) == "pixels":
+        extension("tiny_deep_floyd").main(["outputs/tiny-if/model"])
+    config = OmegaConf.to_container(OmegaConf.load(path))["system"]
+    if config.get("geometry_type") == "implicit-volume":
+        overrides.append("system.geometry.isosurface_threshold=auto")
+    if "source_image" in config["guidance"]:
+        tiny_world.save_picture(Path("cat.png"))
+        overrides += ["system.guidance.source_image=cat.png"]
+        overrides += ["system.guidance.source_prompt=a green cube"]
+    shrinkers = [f"{ROOT}/configs/{name}.yaml" for name in SHRINKERS[kind(path)]]
+    return [str(path), *shrinkers], overrides
 
 
 @pytest.mark.parametrize(
@@ -116,31 +107,48 @@ def test_vsd_trains_in_the_system_of_dreamfusion(world: dict[str, str], tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_trains_resumes_tests_and_exports(
-    path: Path, world: dict[str, str], started: Starter, tmp_path: Path
+    path: Path, world: dict[str, str], started: Starter, assets: None, tmp_path: Path
 ):
-    short = tiny(path, world, tmp_path / "out") + started(path.stem)
-    short += ["trainer.max_steps=4", "checkpoint.every_n_train_steps=2", "checkpoint.save_top_k=-1"]
-    first = run(str(path), short)
+    """Real models have the stand-ins that users have, the blocks tiny random ones."""
+    is_real = not path.stem.startswith("blocks")
+    if is_real:
+        half, (paths, short) = 1, as_a_user(path)
+    else:
+        half, paths, short = 2, [str(path)], tiny(path, world, tmp_path / "out")
+    short += [*started(path.stem), f"trainer.max_steps={2 * half}"]
+    short += [f"checkpoint.every_n_train_steps={half}", "checkpoint.save_top_k=-1"]
+    first = run(paths, short)
+    if is_real:
+        assert Path(first.trial_dir).is_relative_to(f"outputs/tiny-blocks/{path.stem}")
     whole = {name: value.clone() for name, value in first.system.state_dict().items()}
     assert all(value.isfinite().all() for value in whole.values())
     parsed = f"{first.trial_dir}/configs/parsed.yaml"
-    (halfway,) = Path(first.trial_dir, "ckpts").glob("*step=2.ckpt")
+    (halfway,) = Path(first.trial_dir, "ckpts").glob(f"*step={half}.ckpt")
     saved = torch.load(halfway)["state_dict"]
     assert any(not torch.equal(value, whole[name]) for name, value in saved.items())
     second = run(parsed, [f"resume={halfway}"])
     resumed = second.system.state_dict()
     assert not [name for name, value in whole.items() if not torch.equal(value, resumed[name])]
-    assert len(logged(second.trial_dir)) == 2
-    save = Path(second.trial_dir, "save")
-    assert (save / "it4-test.mp4").is_file()
-    assert (save / ("it4.png" if kind(path) == "image" else "it4-0.png")).is_file()
+    assert len(logged(second.trial_dir)) == half
+    save, end = Path(second.trial_dir, "save"), f"it{2 * half}"
+    assert (save / f"{end}-test.mp4").is_file()
+    assert (save / (f"{end}.png" if kind(path) == "image" else f"{end}-0.png")).is_file()
     if "reward" in path.stem:
         assert list(save.glob("*candidates.png"))
-    (save / "it4-test.mp4").unlink()
+    (save / f"{end}-test.mp4").unlink()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="test")
-    assert (save / "it4-test.mp4").is_file()
+    assert (save / f"{end}-test.mp4").is_file()
     run(parsed, [f"resume={second.trial_dir}/ckpts/last.ckpt"], mode="export")
-    assert (save / "it4-export" / ("1.png" if kind(path) == "image" else "model.obj")).is_file()
+    exported = save / f"{end}-export"
+    assert (exported / ("0.png" if kind(path) == "image" else "model.obj")).is_file()
+
+
+@pytest.mark.slow
+def test_the_aesthetic_reward_of_a_yaml_trains(world: dict[str, str], tmp_path: Path):
+    """The one reward of a YAML that neither the embedded one nor test_upstream stands for."""
+    (path,) = (path for path in CONFIGS if path.stem == "mvdream-sd21-reward-sds-aesthetic")
+    made = run(str(path), [*tiny(path, world, tmp_path / "out"), "trainer.max_steps=2"])
+    assert logged(made.trial_dir, "train/candidates") == [7, 1]
 
 
 @pytest.mark.gpu

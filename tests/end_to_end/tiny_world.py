@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import image_reward_reference, tiny_models
+from tests.helpers.doubles import extension
 
 TOKENS = 12
 
@@ -35,13 +36,6 @@ def save_prior(folder: Path, camera: bool = True) -> str:
     return str(folder)
 
 
-def save_pixel_prior(folder: Path) -> str:
-    """Save a folder of the kind of DeepFloyd IF: UNet, scheduler, T5 encoder and tokenizer."""
-    tiny_models.save_pixel_diffusion(folder)
-    pieces = ["<pad>", "</s>", "<unk>", "\u2581a", "\u2581red", "\u2581cube", "\u2581front", "e"]
-    return tiny_models.save_t5(folder, pieces)
-
-
 def save_picture(path: Path) -> str:
     """Save a picture to edit."""
     Image.new("RGB", (32, 32), (20, 160, 40)).save(path)
@@ -54,7 +48,7 @@ def save_world(folder: Path) -> dict[str, str]:
     return {
         "multi-view": save_prior(folder / "multi-view"),
         "single-view": save_prior(folder / "single-view", camera=False),
-        "pixels": save_pixel_prior(folder / "pixels"),
+        "pixels": extension("tiny_deep_floyd").save(folder / "pixels"),
         "reward": tiny_models.save_clip(folder / "reward"),
         "image-reward": image_reward_reference.save(folder / "image-reward"),
         "picture": save_picture(folder / "picture.png"),
@@ -72,7 +66,10 @@ def reward_settings(name: str, world: dict[str, str]) -> dict[str, str]:
 
 
 def scene_settings(system: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes cameras, scene and renderer small."""
+    """Return what makes cameras, scene and renderer small.
+
+    Grids are those of configs/tiny-blocks.yaml: a later stage may have either.
+    """
     settings: dict[str, Any] = {
         "data.width": "[8, 12]",
         "data.height": "[8, 12]",
@@ -80,7 +77,7 @@ def scene_settings(system: dict[str, Any]) -> dict[str, Any]:
         "data.eval_width": 16,
         "data.eval_height": 16,
         "data.n_test_views": 3,
-        "system.geometry.isosurface_resolution": 12,
+        "system.geometry.isosurface_resolution": 16,
         "system.exporter.texture_size": 32,
     }
     if system["geometry_type"] == "volume-grid":
@@ -92,7 +89,7 @@ def scene_settings(system: dict[str, Any]) -> dict[str, Any]:
     if "init_num_pts" in system["geometry"]:
         settings["system.geometry.init_num_pts"] = 100
     if "pos_encoding_config" in system["geometry"]:
-        settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 10
+        settings["system.geometry.pos_encoding_config.log2_hashmap_size"] = 12
         settings["system.geometry.pos_encoding_config.n_levels"] = 4
     return settings
 

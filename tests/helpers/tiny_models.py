@@ -1,6 +1,5 @@
 """Random models of the real architectures, a few thousand parameters, saved as folders."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,59 +56,6 @@ def save_diffusion(folder: Path, camera: bool = True, prediction_type: str = "ep
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     scheduler.save_pretrained(folder / "scheduler")
-    return str(folder)
-
-
-def save_pixel_diffusion(folder: Path, out_channels: int = 6) -> str:
-    """Save UNet and scheduler of the kind of DeepFloyd IF: 16 px images, with learned variance."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    UNet2DConditionModel(
-        sample_size=16,
-        in_channels=3,
-        out_channels=out_channels,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        act_fn="gelu",
-        resnet_time_scale_shift="scale_shift",
-        attention_head_dim=8,
-        norm_num_groups=4,
-        cross_attention_dim=32,
-        cross_attention_norm="group_norm",
-        encoder_hid_dim=TEXT_WIDTH,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=2,
-    ).save_pretrained(folder / "unet")
-    DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        variance_type="learned_range",
-        thresholding=True,
-        dynamic_thresholding_ratio=0.95,
-        sample_max_value=1.5,
-    ).save_pretrained(folder / "scheduler")
-    return str(folder)
-
-
-def save_t5(folder: Path, pieces: Sequence[str]) -> str:
-    """Save a T5 encoder and its tokenizer in the folders of DeepFloyd IF.
-
-    Args:
-        folder: Where `text_encoder` and `tokenizer` go.
-        pieces: The vocabulary: padding, end and unknown, then pieces of words.
-    """
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
-    vocab = [(piece, 0.0 if i < 3 else -float(i)) for i, piece in enumerate(pieces)]
-    T5Tokenizer(vocab=vocab, extra_ids=0).save_pretrained(folder / "tokenizer")
-    torch.manual_seed(0)
-    sizes = {"d_model": TEXT_WIDTH, "d_kv": 8, "d_ff": 16}
-    config = T5Config(vocab_size=len(pieces), num_layers=2, num_heads=2, **sizes)
-    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
     return str(folder)
 
 

@@ -11,22 +11,18 @@ from safetensors.torch import load_file, save_file
 import threestudio
 from tests.helpers import deep_floyd_reference, reference
 from tests.helpers.doubles import Prompts, camera_batch, extension, guidance, render
-from tests.helpers.tiny_models import (
-    TEXT_WIDTH,
-    damage,
-    save_clip,
-    save_diffusion,
-    save_pixel_diffusion,
-)
+from tests.helpers.tiny_models import damage, save_clip, save_diffusion
 from tests.reward_sds.test_perp_neg import cameras, noise, prompts, texts_of
 
 UserError = extension("errors").UserError
+tiny_deep_floyd = extension("tiny_deep_floyd")
+TEXT_WIDTH = tiny_deep_floyd.TEXT_WIDTH
 SIZE = 16
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_pixel_diffusion(tmp_path_factory.mktemp("pixels"))
+    return tiny_deep_floyd.save_unet(tmp_path_factory.mktemp("pixels"))
 
 
 def load(folder, double=True, **settings):
@@ -96,7 +92,7 @@ def test_latents_are_refused(folder):
 @pytest.mark.parametrize("out_channels", [6, 3])
 def test_the_noise_is_in_the_first_three_channels(out_channels, tmp_path):
     """The network called by hand: three candidates of four images, then both halves."""
-    prior = load(save_pixel_diffusion(tmp_path, out_channels))
+    prior = load(tiny_deep_floyd.save_unet(tmp_path, out_channels))
     where = cameras()
     denoiser = prior.bind(Prompts(width=TEXT_WIDTH), where, chunk_size=5)
     noisy, timesteps = noise(3, 4, 3, SIZE, SIZE), torch.tensor([10, 300, 600, 900])
@@ -115,7 +111,9 @@ def test_the_noise_is_in_the_first_three_channels(out_channels, tmp_path):
 
 def test_the_prediction_equals_the_published_network(tmp_path):
     """Each image at its own timestep, with and without the prompt; random norms and biases too."""
-    file = Path(save_pixel_diffusion(tmp_path)) / "unet" / "diffusion_pytorch_model.safetensors"
+    file = (
+        Path(tiny_deep_floyd.save_unet(tmp_path)) / "unet" / "diffusion_pytorch_model.safetensors"
+    )
     state = {
         name: tensor + 0.3 * noise(*tensor.shape, seed=i).float() if tensor.ndim == 1 else tensor
         for i, (name, tensor) in enumerate(load_file(file).items())
@@ -258,3 +256,9 @@ def test_a_missing_hub_model_is_answered_with_licence_and_command(offline, monke
     with pytest.raises(UserError, match=f"{command}.*accept the licence on https://") as caught:
         threestudio.find("deep-floyd-prior")({})
     assert ("403" in str(caught.value)) != offline
+
+
+def test_where_the_tiny_model_cannot_be_saved_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert tiny_deep_floyd.main([str(tmp_path / "file" / "model")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -13,13 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import threestudio
 from tests.helpers.doubles import extension
-from tests.helpers.tiny_models import (
-    save_aesthetic,
-    save_clip,
-    save_diffusion,
-    save_pixel_diffusion,
-    save_tokenizer,
-)
+from tests.helpers.tiny_models import save_aesthetic, save_clip, save_diffusion, save_tokenizer
 
 UserError = extension("errors").UserError
 DIFFUSION_FILE = "diffusion_pytorch_model.safetensors"
@@ -35,7 +29,7 @@ def folders(tmp_path_factory):
     return {
         "stable-diffusion-prior": diffusion,
         "mvdream-prior": diffusion,
-        "deep-floyd-prior": save_pixel_diffusion(root / "pixels"),
+        "deep-floyd-prior": extension("tiny_deep_floyd").save_unet(root / "pixels"),
         "reward-model-clip": clip,
         "reward-model-pick-score": clip,
         "reward-model-aesthetic": clip,

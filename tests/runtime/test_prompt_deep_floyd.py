@@ -3,17 +3,19 @@
 import pytest
 import torch
 
-from tests.helpers.tiny_models import TEXT_WIDTH, save_t5
+from tests.helpers.doubles import extension
 from threestudio.models.prompt_processors import deep_floyd, tokens
 from threestudio.models.prompt_processors.deep_floyd import DeepFloydPromptProcessor
 from threestudio.utils.errors import ConfigError, UserError
 
+tiny_deep_floyd = extension("tiny_deep_floyd")
+TEXT_WIDTH = tiny_deep_floyd.TEXT_WIDTH
 PIECES = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581a", "\u2581cat", "\u2581front", ",", "c", "a"]
 
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory):
-    return save_t5(tmp_path_factory.mktemp("if"), PIECES)
+    return tiny_deep_floyd.save_t5(tmp_path_factory.mktemp("if"), PIECES)
 
 
 @pytest.fixture(autouse=True)
