@@ -28,7 +28,7 @@ from .initialization import (
 from .model import STATISTICS, GaussianModel
 from .parameters import PARAMETERS, Values, add_groups, make_optimizer, replace_parameter
 from .settings import OPACITY_RANGE, SCALE_RANGE, GaussianSettings, settings_faults
-from .spherical_harmonics import BLACK
+from .spherical_harmonics import COLORED
 
 RATES = {
     "xyz": "position_lr",
@@ -227,7 +227,7 @@ class GaussianBaseModel(GaussianModel):
     def bound(self) -> int:
         """Keep parameters where the picture has a gradient in them, see `settings`; return how many
         Gaussians had to be brought back."""
-        harmonic = min(self.color_clip, BLACK)
+        harmonic = min(self.color_clip, COLORED)
         limits = {
             "_opacity": torch.tensor(OPACITY_RANGE).logit().tolist(),
             "_scaling": torch.tensor(self.scale_range).log().tolist(),

@@ -17,8 +17,11 @@ MAX_DEGREE = 3
 CONSTANT = 0.5 / math.sqrt(math.pi)
 """The constant function Y_00."""
 BLACK = 0.5 / CONSTANT
-"""Minus this is the coefficient of black, and this that of white; beyond the one a colour has no
-gradient any more, beyond the other it is cut off."""
+"""Minus this is the constant coefficient of black where there are no other bands, and this that of
+white. Float32 may round the colour of the first to less than 0, where it has no gradient."""
+COLORED = BLACK * (1.0 - 1e-5)
+"""Up to this, either way, a colour has a gradient: it is at least 5e-6 away from black and white, a
+hundred times the rounding of float32."""
 
 
 def colors(

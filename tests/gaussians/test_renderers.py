@@ -119,6 +119,22 @@ def test_a_given_background_replaces_the_other(name):
     )
 
 
+@pytest.mark.parametrize("direction", [-1.0, 1.0])
+def test_colours_at_their_bounds_have_a_gradient_in_float32(direction):
+    """Held at black or white, over black and over white, each channel of each Gaussian."""
+    geometry = find("gaussian-splatting")({"init_num_pts": 50, "opacity_init": 0.9})
+    with torch.no_grad():
+        geometry._features_dc += 99.0 * direction
+    assert geometry.bound() == 50
+    made = renderer(geometry=geometry)
+    for behind in (0.0, 1.0):
+        geometry.zero_grad()
+        out = made(**batch(48, 48), bg_color=torch.full((1, 3), behind))
+        out["comp_rgb"].sum().backward()
+        seen = torch.stack(out["visibility_filter"]).any(dim=0)
+        assert seen.sum() > 40 and (geometry._features_dc.grad[seen] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
