@@ -125,7 +125,7 @@ class GaussianBaseModel(GaussianModel):
         """Let the optimizer train the parameters of another one too, each with its settings.
 
         Args:
-            net_optim: An optimizer of the family of Adam.
+            net_optim: An Adam or AdamW.
         """
         return add_groups(self.optimizer, net_optim)
 

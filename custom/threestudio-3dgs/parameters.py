@@ -25,8 +25,11 @@ PARAMETERS = {
 }
 """Name of the optimizer's group: name of the parameter."""
 
-ADAM_KEYS = ("params", "name", "lr", "betas", "eps", "weight_decay", "amsgrad")
-"""Settings of a group that an optimizer of the family of Adam may share with Adam."""
+ADAM_KEYS = (
+    *("params", "name", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"),
+    "decoupled_weight_decay",  # what AdamW is
+)
+"""Settings of a group of Adam or AdamW that decide what a step does."""
 
 Values = dict[str, Tensor]
 """A value of each parameter, by the parameter's name; P rows each."""
@@ -54,7 +57,7 @@ def make_optimizer(module: Any) -> torch.optim.Adam:
 
 
 def add_groups(optimizer: torch.optim.Adam, other: torch.optim.Optimizer) -> torch.optim.Adam:
-    """Let Adam train the groups of another optimizer too, with their own rates, betas and eps."""
+    """Let Adam train the groups of an Adam or AdamW too, each as it would have been there."""
     for group in other.param_groups:
         own = {key: value for key, value in group.items() if key in ADAM_KEYS}
         optimizer.add_param_group(own)

@@ -17,6 +17,8 @@ from threestudio.utils.loss import tv_loss
 LISTS = ("visibility_filter", "radii", "viewspace_points")
 """What density control reads of a picture."""
 POINT_CLOUD = "point_cloud.ply"
+OPTIMIZERS = ("Adam", "AdamW")
+"""Optimizers whose groups an Adam can take over."""
 
 
 def position_loss(geometry: Any, out: dict[str, Any]) -> Float[Tensor, ""]:
@@ -81,16 +83,20 @@ class GaussianSplattingSystem(SamplingSystem):
     @classmethod
     def check(cls, cfg: Any) -> list[str]:
         """List what is wrong with a configuration."""
-        params = cfg.optimizer.get("params")
+        faults, params = super().check(cfg), cfg.optimizer.get("params")
         parts = list(params) if hasattr(params, "keys") else []
         if cfg.optimizer and (not parts or any(part.split(".")[0] == "geometry" for part in parts)):
-            return [
-                *super().check(cfg),
+            faults.append(
                 "system.optimizer.params must list the parts that are trained beside the geometry, "
                 "e.g. {background: {lr: 0.001}}; the Gaussians' own rates are the keys that end in "
-                "_lr of system.geometry. To train nothing else, leave system.optimizer out.",
-            ]
-        return super().check(cfg)
+                "_lr of system.geometry. To train nothing else, leave system.optimizer out."
+            )
+        if cfg.optimizer and cfg.optimizer.get("name") not in OPTIMIZERS:
+            faults.append(
+                f"system.optimizer.name is {cfg.optimizer.get('name')}, but parts are trained by "
+                "the Adam of the Gaussians, in groups of their own: set it to Adam or AdamW."
+            )
+        return faults
 
     def configure(self) -> None:
         """Build everything; a resumed run takes its Gaussians from the checkpoint alone."""

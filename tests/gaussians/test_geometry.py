@@ -107,6 +107,28 @@ def test_other_parts_are_trained_by_the_same_optimizer_with_their_own_settings()
     assert group["lr"] == 0.3
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@pytest.mark.parametrize("more", [{}, {"maximize": True}, {"amsgrad": True}])
+def test_merged_parts_take_the_steps_of_their_own_optimizer(name, more):
+    """Weight decay with a gradient of 0 is where Adam and AdamW differ most; then one of 1."""
+    config = {"name": name, "args": {"lr": 0.1, "weight_decay": 0.5, "eps": 1e-8, **more}}
+    ends = []
+    for merged in (True, False):
+        network = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            network.weight.fill_(3.0)
+        optimizer = parse_optimizer({**config, "params": {"weight": {"lr": 0.3}}}, network)
+        if merged:
+            model = geometry()
+            model.training_setup()
+            optimizer = model.merge_optimizer(optimizer)
+        for slope in (0.0, 1.0):
+            network.weight.grad = torch.full((2, 2), slope)
+            optimizer.step()
+        ends.append(network.weight.detach())
+    assert torch.equal(*ends) and (ends[0] != 3.0).all()
+
+
 def test_density_control_keeps_to_its_steps():
     model = trained(
         geometry(

@@ -246,6 +246,15 @@ def test_an_optimizer_of_the_gaussians_is_refused(params):
     assert cls.check(build().cfg) == []
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adan", "RAdam"])
+def test_an_optimizer_that_is_not_adam_is_refused(name):
+    block = {"name": name, "args": {"lr": 0.1}, "params": {"background": {"lr": 0.1}}}
+    cls = find("gaussian-splatting-system")
+    (fault,) = cls.check(build(optimizer=block).cfg)
+    assert f"system.optimizer.name is {name}" in fault and "set it to Adam or AdamW" in fault
+    assert cls.check(build(optimizer={**block, "name": "AdamW"}).cfg) == []
+
+
 def test_misspelt_weights_are_found_and_those_of_gaussians_are_known():
     cls = find("gaussian-splatting-system")
     assert cls.check(build(loss={"lambda_sds": 1.0, "lambda_opacity": 1.0}).cfg) == []
