@@ -26,7 +26,14 @@ from .initialization import (
     with_degree,
 )
 from .model import STATISTICS, GaussianModel
-from .parameters import PARAMETERS, Values, add_groups, make_optimizer, replace_parameter
+from .parameters import (
+    PARAMETERS,
+    Values,
+    add_groups,
+    copy_rows,
+    make_optimizer,
+    replace_parameter,
+)
 from .settings import OPACITY_RANGE, SCALE_RANGE, GaussianSettings, settings_faults
 from .spherical_harmonics import COLORED
 
@@ -65,6 +72,7 @@ class GaussianBaseModel(GaussianModel):
         refuse(self.check(self.cfg))
         super().configure()
         cfg, self.spatial_lr_scale = self.cfg, 1.0
+        self._dropped: tuple[Optional[Tensor], list[tuple[Tensor, Tensor]]] = None, []
         if cfg.geometry_convert_from:
             source = find_last_path(cfg.geometry_convert_from)
             values = values_of_source(source, cfg, self.scale_range, cfg.load_ply_only_vertex)
@@ -242,15 +250,27 @@ class GaussianBaseModel(GaussianModel):
 
     @torch.no_grad()
     def drop_broken_gradients(self) -> int:
-        """Set gradients of Gaussians that have NaN or infinity in them to 0; return their number.
+        """Prepare to leave Gaussians out of a step whose gradients have NaN or infinity in them;
+        return their number. `restore_dropped` must follow the step.
 
-        If all are broken they stay, as then nothing is left to train."""
+        If all are broken their gradients stay, as then nothing is left to train."""
         grads = [getattr(self, name).grad for name in PARAMETERS.values()]
         grads = [grad for grad in grads if grad is not None]
         if not grads:
             return 0
         fine = torch.stack([grad.isfinite().flatten(1).all(dim=1) for grad in grads]).all(dim=0)
-        if fine.any() and not fine.all():
+        rows = (~fine).nonzero()[:, 0]
+        if 0 < len(rows) < len(fine):
             for grad in grads:
-                grad[~fine] = 0.0
-        return int((~fine).sum())
+                grad[rows] = 0.0
+            self._dropped = rows, copy_rows(self, rows)
+        return len(rows)
+
+    @torch.no_grad()
+    def restore_dropped(self) -> None:
+        """Put Gaussians back that were left out of the step: without a gradient Adam still moves
+        them by their moments, and lets these decay."""
+        rows, copies = self._dropped
+        for tensor, copy in copies:
+            tensor[rows] = copy
+        self._dropped = None, []

@@ -64,6 +64,22 @@ def add_groups(optimizer: torch.optim.Adam, other: torch.optim.Optimizer) -> tor
     return optimizer
 
 
+def copy_rows(module: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Copy rows of the parameters and of their moments; returns each tensor with its copy.
+
+    Args:
+        module: Owner of the parameters, with `optimizer` (None if there is none).
+        rows: Rows that are copied.
+    """
+    tensors = []
+    for attribute in PARAMETERS.values():
+        parameter = getattr(module, attribute)
+        state = module.optimizer.state.get(parameter, {}) if module.optimizer else {}
+        moments = [value for value in state.values() if value.shape == parameter.shape]
+        tensors += [parameter.detach(), *moments]
+    return [(tensor, tensor[rows].clone()) for tensor in tensors]
+
+
 def replace_parameter(module: nn.Module, attribute: str, rows: Tensor, added: Tensor) -> None:
     """Make a parameter of some of its rows and of new ones.
 
