@@ -35,7 +35,7 @@ from .parameters import (
     replace_parameter,
 )
 from .settings import OPACITY_RANGE, SCALE_RANGE, GaussianSettings, settings_faults
-from .spherical_harmonics import COLORED
+from .spherical_harmonics import BLACK, COLORED, colored
 
 RATES = {
     "xyz": "position_lr",
@@ -145,7 +145,7 @@ class GaussianBaseModel(GaussianModel):
         """Set learning rates, the bound on colours, and the degree of the harmonics of a step."""
         cfg = self.cfg
         self.color_clip = float(C(cfg.color_clip, 0, iteration))
-        self.active_sh_degree = min(cfg.sh_degree, iteration // cfg.sh_degree_interval)
+        self.scheduled_sh_degree = min(cfg.sh_degree, iteration // cfg.sh_degree_interval)
         for group in self.optimizer.param_groups if self.optimizer is not None else ():
             if group["name"] in RATES:
                 setting = cfg[RATES[group["name"]]]
@@ -235,17 +235,21 @@ class GaussianBaseModel(GaussianModel):
     def bound(self) -> int:
         """Keep parameters where the picture has a gradient in them, see `settings`; return how many
         Gaussians had to be brought back."""
-        harmonic = min(self.color_clip, COLORED)
-        limits = {
-            "_opacity": torch.tensor(OPACITY_RANGE).logit().tolist(),
-            "_scaling": torch.tensor(self.scale_range).log().tolist(),
-            "_features_dc": (-harmonic, harmonic),
+        if self.color_clip < BLACK:
+            clip = min(self.color_clip, COLORED)
+            colors = self._features_dc.clamp(-clip, clip)
+        else:
+            colors = colored(self._features_dc, self.active_features_rest)
+        bounded = {
+            "_opacity": self._opacity.clamp(*torch.tensor(OPACITY_RANGE).logit().tolist()),
+            "_scaling": self._scaling.clamp(*torch.tensor(self.scale_range).log().tolist()),
+            "_features_dc": colors,
         }
         held = torch.zeros_like(self._opacity[:, 0], dtype=torch.bool)
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            held |= ((value < low) | (value > high)).flatten(1).any(dim=1)
-            value.clamp_(low, high)
+        for name, value in bounded.items():
+            parameter = getattr(self, name)
+            held |= (value != parameter).flatten(1).any(dim=1)
+            parameter.copy_(value)
         return int(held.sum())
 
     @torch.no_grad()

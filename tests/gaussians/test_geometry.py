@@ -1,13 +1,17 @@
 """The Gaussians as a geometry: activations, schedules, bounds, and states of any number."""
 
 import copy
+import importlib
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.gaussians.scenes import projection
 from threestudio.registry import find
 from threestudio.systems.utils import parse_optimizer
+
+harmonics = importlib.import_module("threestudio-3dgs.spherical_harmonics")
 
 
 def geometry(**settings):
@@ -35,7 +39,7 @@ def picture(model, slope=1.0):
 
 
 def test_activations_by_hand():
-    model = geometry(sh_degree=1)
+    model = geometry(sh_degree=1, color_clip=1.5)
     with torch.no_grad():
         model._scaling[:] = torch.tensor([0.1, 0.2, 0.3]).log()
         model._opacity[:] = 0.0
@@ -44,7 +48,7 @@ def test_activations_by_hand():
     torch.testing.assert_close(model.get_scaling[0], torch.tensor([0.1, 0.2, 0.3]))
     assert model.get_opacity[0].item() == 0.5
     assert model.get_rotation[0].tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert (model.get_features == 2.0).all()  # color_clip
+    assert (model.get_features == 1.5).all()  # color_clip
     assert model.get_normal[0].abs().tolist() == [1.0, 0.0, 0.0]
     expected = torch.diag(torch.tensor([0.04, 0.16, 0.36]))
     torch.testing.assert_close(model.get_covariance(2.0)[0], expected)
@@ -194,6 +198,44 @@ def test_parameters_stay_where_pictures_have_a_gradient():
     assert [x.item() for x in scale.aminmax()] == pytest.approx([2e-4, 2.0])
     assert model._features_dc.abs().max().item() == pytest.approx(1.7724, abs=1e-4)
     assert model._xyz.abs().max() == 50
+
+
+def test_colours_are_held_only_if_they_are_black_or_white_from_everywhere():
+    """Seen from ten thousand directions, also by a channel of the constant alone."""
+    model, generator = geometry(sh_degree=3, init_num_pts=400), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model._features_rest.normal_(std=0.5, generator=generator)
+        model._features_rest[:20] = 0.0
+        model._features_dc.uniform_(-9.0, 9.0, generator=generator)
+    directions = torch.randn(10_000, 3, generator=generator)
+    basis = harmonics.spherical_harmonics(F.normalize(directions, dim=1), 4)
+
+    def extremes():
+        shown = torch.einsum("dk,pkc->dpc", basis, model.get_features.detach()) + 0.5
+        return shown.amin(dim=0), shown.amax(dim=0)
+
+    before, (darkest, brightest) = model._features_dc[:, 0].clone(), extremes()
+    assert 100 < model.bound() < 400 and model.bound() == 0
+    after = model._features_dc[:, 0]
+    # between the directions that `bound` looks from a colour may be a little brighter
+    assert (before == after)[(brightest > 0.1) & (darkest < 0.9)].all()
+    assert (after > before)[brightest < 0].all() and (after < before)[darkest > 1].all()
+    darkest, brightest = extremes()
+    assert (brightest[:20] > 0).all() and (darkest[:20] < 1).all()
+    assert (brightest > -0.01).all() and (darkest < 1.01).all()
+    assert (brightest[after > before] < 0.1).all() and (darkest[after < before] > 0.9).all()
+
+
+def test_the_harmonics_of_a_file_are_used_at_once_and_others_by_schedule():
+    model = geometry(sh_degree=3, sh_degree_interval=10)
+    for step, degree in ((0, 0), (10, 1), (39, 3)):
+        model.update_step(0, step)
+        assert model.active_sh_degree == degree
+    with torch.no_grad():
+        model._features_rest[7, 5, 2] = 1e-3  # the third of degree 2
+    for step, degree in ((0, 2), (20, 2), (30, 3)):
+        model.update_step(0, step)
+        assert model.active_sh_degree == degree and model.get_features.shape[1] == (degree + 1) ** 2
 
 
 def test_only_gaussians_that_leave_their_bounds_are_counted():
