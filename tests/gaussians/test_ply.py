@@ -116,7 +116,8 @@ def test_a_converter_of_gaussians_makes_of_them_what_we_draw(tmp_path):
     np.testing.assert_allclose(theirs * signs, unit, atol=1.1 / 128)
 
 
-def test_files_of_another_program_are_read_whatever_the_order_and_types(tmp_path):
+@pytest.mark.parametrize("form", [{"byte_order": "<"}, {"byte_order": ">"}, {"text": True}])
+def test_files_of_another_program_are_read_whatever_the_order_and_types(tmp_path, form):
     written = values(4, 1)
     ply.write_gaussians(tmp_path / "a.ply", written)
     vertex = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"]
@@ -126,9 +127,19 @@ def test_files_of_another_program_are_read_whatever_the_order_and_types(tmp_path
         rows[name] = vertex[name]
     other = plyfile.PlyElement.describe(np.zeros(2, dtype=[("value", "i4")]), "other")
     element = plyfile.PlyElement.describe(rows, "vertex")
-    data = plyfile.PlyData([element, other], byte_order="<")
-    data.write(str(tmp_path / "b.ply"))
+    plyfile.PlyData([element, other], **form).write(str(tmp_path / "b.ply"))
     assert ply.is_gaussian_file(tmp_path / "b.ply")
+    read = ply.read_gaussians(tmp_path / "b.ply")
+    assert all(torch.equal(value, read[name]) for name, value in written.items())
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_files_with_text_lines_of_either_kind_are_read(tmp_path, end):
+    written = values(3, 0)
+    ply.write_gaussians(tmp_path / "a.ply", written)
+    head, mark, rest = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
+    head = (head + mark).replace(b"\n", end)
+    (tmp_path / "b.ply").write_bytes(head + rest)
     read = ply.read_gaussians(tmp_path / "b.ply")
     assert all(torch.equal(value, read[name]) for name, value in written.items())
 
@@ -150,8 +161,14 @@ def test_files_that_are_cut_off_or_of_no_degree_are_refused(tmp_path):
     ply.write_gaussians(tmp_path / "a.ply", values(5, 1))
     whole = (tmp_path / "a.ply").read_bytes()
     (tmp_path / "b.ply").write_bytes(whole[:-1])
-    with pytest.raises(UserError, match="is cut off: 5 Gaussians need"):
-        ply.read_gaussians(tmp_path / "b.ply")
+    text = plyfile.PlyData(list(plyfile.PlyData.read(str(tmp_path / "a.ply"))), text=True)
+    text.write(str(tmp_path / "text.ply"))
+    lines = (tmp_path / "text.ply").read_bytes()
+    (tmp_path / "short.ply").write_bytes(lines[: lines.rstrip().rindex(b" ")])
+    (tmp_path / "words.ply").write_bytes(lines[: lines.rstrip().rindex(b" ")] + b" x")
+    for name in ("b", "short", "words"):
+        with pytest.raises(UserError, match="is cut off or damaged: it should hold 5 Gaussians"):
+            ply.read_gaussians(tmp_path / f"{name}.ply")
     broken = whole.replace(b"f_rest_8", b"unused_8")
     (tmp_path / "c.ply").write_bytes(broken)
     with pytest.raises(UserError, match="has 8 numbers in f_rest, which fit no degree"):
