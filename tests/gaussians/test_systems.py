@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from tests.runtime import toys
+from tests.runtime.comparing import assert_equal
 from threestudio.registry import find
 from threestudio.run import run
-from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.checkpoints import read_checkpoint, write_checkpoint
 from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
 
 GEOMETRY = {
@@ -70,25 +71,48 @@ def build(name="gaussian-splatting-system", **system: Any) -> Any:
     return find(name)(config(Path("out"), **system)["system"])
 
 
+def assert_same_end(runs: tuple[Any, Any]) -> None:
+    """Compare weights, statistics and optimizers of the last checkpoints to the last bit."""
+    ends = [read_checkpoint(f"{one.trial_dir}/ckpts/last.ckpt") for one in runs]
+    for part in ("state_dict", "optimizer_states"):
+        assert_equal(ends[0][part], ends[1][part], part)
+    count = len(ends[0]["state_dict"]["geometry._xyz"])
+    for state in ends[0]["optimizer_states"][0]["state"].values():
+        assert all(value.ndim == 0 or len(value) == count for value in state.values())
+
+
 def test_a_run_resumed_before_a_densification_equals_one_that_was_not_stopped(tmp_path):
     """Stopped after step 2, whose density control has just changed the number, and again before
-    that of step 4. Weights, optimizer and statistics."""
+    that of step 4."""
     whole = trained(tmp_path / "whole", "trainer.max_steps=6")
     first = trained(tmp_path / "parts", "trainer.max_steps=3")
     resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
     second = trained(tmp_path / "parts", "trainer.max_steps=6", resume)
     counts = [80, *(len(part.system.geometry.get_xyz) for part in (first, second))]
     assert len(set(counts)) == 3
-    ends = [read_checkpoint(f"{r.trial_dir}/ckpts/last.ckpt") for r in (whole, second)]
-    for name, value in ends[0]["state_dict"].items():
-        assert torch.equal(value, ends[1]["state_dict"][name]), name
-    states = [end["optimizer_states"][0]["state"] for end in ends]
-    for key, state in states[0].items():
-        for name, value in state.items():
-            assert torch.equal(value, states[1][key][name]), (key, name)
-            assert value.ndim == 0 or len(value) == counts[-1]
-    rates = [[g["lr"] for g in end["optimizer_states"][0]["param_groups"]] for end in ends]
-    assert rates[0] == rates[1]
+    assert_same_end((whole, second))
+
+
+def test_a_run_resumed_amid_its_statistics_equals_one_that_was_not_stopped(tmp_path):
+    """Stopped after step 2 of the interval that ends with step 4, whose threshold about half of the
+    Gaussians exceed. Which ones depends on the first steps: without their statistics the end is
+    another."""
+    steps = {"densification_interval": 4, "densify_from_iter": 4, "densify_grad_threshold": 8e-4}
+    settings = {"geometry": {**GEOMETRY, **steps}}
+    whole = trained(tmp_path / "whole", "trainer.max_steps=6", **settings)
+    first = trained(tmp_path / "parts", "trainer.max_steps=3", **settings)
+    path = Path(first.trial_dir, "ckpts", "last.ckpt")
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint["state_dict"]["geometry.slope_count"] == 6).all()
+    second = trained(tmp_path / "parts", "trainer.max_steps=6", f"resume={path}", **settings)
+    assert_same_end((whole, second))
+    for name in ("slope_sum", "slope_count"):
+        checkpoint["state_dict"][f"geometry.{name}"].zero_()
+    write_checkpoint(checkpoint, tmp_path / "lost.ckpt")
+    resume = f"resume={tmp_path}/lost.ckpt"
+    lost = trained(tmp_path / "lost", "trainer.max_steps=6", resume, **settings)
+    ends = [run.system.geometry.get_xyz for run in (whole, lost)]
+    assert 80 < len(ends[0]) < 160 and not torch.equal(*ends)
 
 
 def test_a_finished_run_leaves_its_gaussians_and_can_be_tested_and_exported(tmp_path):
