@@ -219,8 +219,8 @@ def test_gsplat_is_given_float32_under_autocast(monkeypatch):
 
 
 def drawn(made, device, lets_gsplat_draw, monkeypatch):
-    """Return a renderer's picture, the gradients of all parameters and projected centres, and the
-    radii."""
+    """Return a renderer's picture, the gradients of all parameters and projected centres, normals
+    and radii."""
     with monkeypatch.context() as patch:
         if not lets_gsplat_draw:
             patch.setattr(renderers.importlib.util, "find_spec", lambda name: None)
@@ -228,7 +228,7 @@ def drawn(made, device, lets_gsplat_draw, monkeypatch):
         out = made(
             **{k: v.to(device) if torch.is_tensor(v) else v for k, v in batch(64, 64).items()}
         )
-    names = ("comp_rgb_fg", "comp_rgb", "comp_depth", "comp_mask", "comp_normal")
+    names = ("comp_rgb_fg", "comp_rgb", "comp_depth", "comp_mask")
     picture = torch.cat([out[name] for name in names], dim=-1)
     slope = torch.linspace(-1, 1, picture.numel(), device=device).view_as(picture)
     (picture * slope).sum().backward()
@@ -238,8 +238,8 @@ def drawn(made, device, lets_gsplat_draw, monkeypatch):
     centres = torch.stack([view.grad for view in out["viewspace_points"]])
     for radii, visible in zip(out["radii"], out["visibility_filter"], strict=True):
         assert torch.equal(visible, radii > 0)
-    radii = torch.stack(out["radii"]).cpu()
-    return picture.detach().cpu(), {**found, "centres": centres.cpu()}, radii
+    rest = out["comp_normal"].detach().cpu(), torch.stack(out["radii"]).cpu()
+    return picture.detach().cpu(), {**found, "centres": centres.cpu()}, *rest
 
 
 @pytest.mark.gpu
@@ -250,15 +250,18 @@ def test_cuda_draws_what_torch_draws_on_a_cpu(other, monkeypatch):
     geometry = find("gaussian-splatting")({"init_num_pts": 500, "opacity_init": 0.5})
     with torch.no_grad():  # a ball has no gradient of its rotation
         geometry._scaling += torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
-        geometry._xyz[:9] *= 9.0  # out of some pictures
+        geometry._xyz[:9, 2] += 50.0  # not in any picture
     made = renderer(geometry=geometry)
-    picture, gradients, radii = drawn(made, "cpu", False, monkeypatch)
-    on_cuda, theirs, their_radii = drawn(made, "cuda", other == "gsplat", monkeypatch)
+    picture, gradients, normals, radii = drawn(made, "cpu", False, monkeypatch)
+    on_cuda, theirs, their_normals, their_radii = drawn(
+        made, "cuda", other == "gsplat", monkeypatch
+    )
     errors = {name: ((theirs[name] - g).norm() / g.norm()).item() for name, g in gradients.items()}
     print(f"\n{other} on CUDA: largest difference {(on_cuda - picture).abs().max():.1e}")
     print("differences of gradients, of their norms:", errors)
     torch.testing.assert_close(on_cuda, picture, atol=1e-3, rtol=0)
     assert max(errors.values()) <= 1e-2
-    assert torch.equal(their_radii > 0, radii > 0) and (radii == 0).any()
+    torch.testing.assert_close(their_normals, normals, atol=1e-3, rtol=0)
+    assert torch.equal(their_radii > 0, radii > 0) and (radii[:, :9] == 0).all()
     # whole pixels, rounded up
     assert (their_radii - radii).abs().max() <= 1 and (their_radii != radii).float().mean() < 0.01
