@@ -102,7 +102,7 @@ class GaussianSettings(SurfaceSettings):
     densification_interval: int = 50
     """Steps between densifications."""
     densify_from_iter: int = 100
-    """First step at which Gaussians may be added."""
+    """First step at which Gaussians may be added; at step 0 none are."""
     densify_until_iter: int = 2000
     """Step from which on none are added, and opacities not reset."""
     densify_grad_threshold: float = 0.01
@@ -113,7 +113,7 @@ class GaussianSettings(SurfaceSettings):
     prune_interval: int = 50
     """Steps between prunings."""
     prune_from_iter: int = 100
-    """First step at which Gaussians may be removed."""
+    """First step at which Gaussians may be removed; at step 0 none are."""
     prune_until_iter: int = 2000
     """Step from which on none are removed."""
     min_opac_prune: float = 0.005
