@@ -183,7 +183,7 @@ class GaussianSplattingSystem(SamplingSystem):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.geometry.restore_dropped()
         if self._skipped["in all"] == before:
-            self._skipped["in a row"] = 0
+            self._skipped = {**self._skipped, "in a row": 0}
         empty = sum(not bool(visible.any()) for visible in self._pictures["visibility_filter"])
         held = self.geometry.update_states(self.true_global_step, **self._pictures)
         self._pictures = {name: [] for name in LISTS}
