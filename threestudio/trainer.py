@@ -119,6 +119,7 @@ def silence_lightning() -> None:
         ".*GPU available but not used.*",
         ".*were in eval mode.*|.*in eval mode at the start of training.*",
         ".*predict returned None.*",
+        ".*`training_step` returned `None`.*",
         ".*dirpath has changed from.*",
         ".*callbacks used to create the checkpoint.*",
     ):

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -42,17 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     for count, size in CASES:
         for kind in ("tiled", "dense") if count * size**2 <= MOST_DENSE else ("tiled",):
             sys.stderr.write(f"{kind}: {count} Gaussians, {size} x {size} pixels\n")
-            found[kind, count, size] = _measure_apart(kind, count, size, args)
+            found[kind, count, size] = measure_apart(kind, count, size, args.repeats, args.threads)
     sys.stdout.write(table(found))
     return 0
 
 
-def _measure_apart(kind: str, count: int, size: int, args: argparse.Namespace) -> dict[str, float]:
-    """Measure a case in a process of its own."""
+def measure_apart(
+    kind: str, count: int, size: int, repeats: int, threads: int = 1
+) -> dict[str, float]:
+    """Measure a case in a process of its own, see `measure`."""
     command = [sys.executable, __file__, f"--case={kind},{count},{size}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     result = subprocess.run(
-        [*command, f"--repeats={args.repeats}"],
+        [*command, f"--repeats={repeats}"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -88,7 +91,11 @@ def measure(kind: str, count: int, size: int, repeats: int) -> dict[str, float]:
 
 
 def _megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the most memory that the process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # there `getrusage` begins at the memory of the parent
+        return float(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def scene(count: int, size: int) -> tuple[Any, Any]:

@@ -116,8 +116,8 @@ def _with_the_most_opaque(
 
 def is_due(step: int, first: int, last: int, interval: int) -> bool:
     """Tell whether something is done at a step: every `interval` steps from `first` up to, and not
-    at, `last`."""
-    return first <= step < last and step % interval == 0
+    at, `last`; never at step 0, before which nothing was trained."""
+    return max(first, 1) <= step < last and step % interval == 0
 
 
 def accumulate(

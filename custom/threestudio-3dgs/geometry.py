@@ -26,9 +26,16 @@ from .initialization import (
     with_degree,
 )
 from .model import STATISTICS, GaussianModel
-from .parameters import PARAMETERS, Values, add_groups, make_optimizer, replace_parameter
+from .parameters import (
+    PARAMETERS,
+    Values,
+    add_groups,
+    copy_rows,
+    make_optimizer,
+    replace_parameter,
+)
 from .settings import OPACITY_RANGE, SCALE_RANGE, GaussianSettings, settings_faults
-from .spherical_harmonics import BLACK
+from .spherical_harmonics import BLACK, COLORED, colored
 
 RATES = {
     "xyz": "position_lr",
@@ -65,6 +72,7 @@ class GaussianBaseModel(GaussianModel):
         refuse(self.check(self.cfg))
         super().configure()
         cfg, self.spatial_lr_scale = self.cfg, 1.0
+        self._dropped: tuple[Optional[Tensor], list[tuple[Tensor, Tensor]]] = None, []
         if cfg.geometry_convert_from:
             source = find_last_path(cfg.geometry_convert_from)
             values = values_of_source(source, cfg, self.scale_range, cfg.load_ply_only_vertex)
@@ -125,7 +133,7 @@ class GaussianBaseModel(GaussianModel):
         """Let the optimizer train the parameters of another one too, each with its settings.
 
         Args:
-            net_optim: An optimizer of the family of Adam.
+            net_optim: An Adam or AdamW.
         """
         return add_groups(self.optimizer, net_optim)
 
@@ -137,7 +145,7 @@ class GaussianBaseModel(GaussianModel):
         """Set learning rates, the bound on colours, and the degree of the harmonics of a step."""
         cfg = self.cfg
         self.color_clip = float(C(cfg.color_clip, 0, iteration))
-        self.active_sh_degree = min(cfg.sh_degree, iteration // cfg.sh_degree_interval)
+        self.scheduled_sh_degree = min(cfg.sh_degree, iteration // cfg.sh_degree_interval)
         for group in self.optimizer.param_groups if self.optimizer is not None else ():
             if group["name"] in RATES:
                 setting = cfg[RATES[group["name"]]]
@@ -227,30 +235,46 @@ class GaussianBaseModel(GaussianModel):
     def bound(self) -> int:
         """Keep parameters where the picture has a gradient in them, see `settings`; return how many
         Gaussians had to be brought back."""
-        harmonic = min(self.color_clip, BLACK)
-        limits = {
-            "_opacity": torch.tensor(OPACITY_RANGE).logit().tolist(),
-            "_scaling": torch.tensor(self.scale_range).log().tolist(),
-            "_features_dc": (-harmonic, harmonic),
+        if self.color_clip < BLACK:
+            clip = min(self.color_clip, COLORED)
+            colors = self._features_dc.clamp(-clip, clip)
+        else:
+            colors = colored(self._features_dc, self.active_features_rest)
+        bounded = {
+            "_opacity": self._opacity.clamp(*torch.tensor(OPACITY_RANGE).logit().tolist()),
+            "_scaling": self._scaling.clamp(*torch.tensor(self.scale_range).log().tolist()),
+            "_features_dc": colors,
         }
         held = torch.zeros_like(self._opacity[:, 0], dtype=torch.bool)
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            held |= ((value < low) | (value > high)).flatten(1).any(dim=1)
-            value.clamp_(low, high)
+        for name, value in bounded.items():
+            parameter = getattr(self, name)
+            held |= (value != parameter).flatten(1).any(dim=1)
+            parameter.copy_(value)
         return int(held.sum())
 
     @torch.no_grad()
     def drop_broken_gradients(self) -> int:
-        """Set gradients of Gaussians that have NaN or infinity in them to 0; return their number.
+        """Prepare to leave Gaussians out of a step whose gradients have NaN or infinity in them;
+        return their number. `restore_dropped` must follow the step.
 
-        If all are broken they stay, as then nothing is left to train."""
+        If all are broken their gradients stay, as then nothing is left to train."""
         grads = [getattr(self, name).grad for name in PARAMETERS.values()]
         grads = [grad for grad in grads if grad is not None]
         if not grads:
             return 0
         fine = torch.stack([grad.isfinite().flatten(1).all(dim=1) for grad in grads]).all(dim=0)
-        if fine.any() and not fine.all():
+        rows = (~fine).nonzero()[:, 0]
+        if 0 < len(rows) < len(fine):
             for grad in grads:
-                grad[~fine] = 0.0
-        return int((~fine).sum())
+                grad[rows] = 0.0
+            self._dropped = rows, copy_rows(self, rows)
+        return len(rows)
+
+    @torch.no_grad()
+    def restore_dropped(self) -> None:
+        """Put Gaussians back that were left out of the step: without a gradient Adam still moves
+        them by their moments, and lets these decay."""
+        rows, copies = self._dropped
+        for tensor, copy in copies:
+            tensor[rows] = copy
+        self._dropped = None, []

@@ -17,6 +17,7 @@ from .initialization import with_degree
 from .parameters import PARAMETERS, Values, shapes
 from .ply import read_gaussians, write_gaussians
 from .projection import Gaussians
+from .spherical_harmonics import BLACK, degree_in_use
 
 STATISTICS = ("slope_sum", "slope_count", "largest_radius")
 """What density control has seen since the last change, one number for each Gaussian."""
@@ -29,14 +30,14 @@ class GaussianModel(BaseExplicitGeometry):
     state of any number can be loaded."""
 
     color_clip: float
-    """Bound on the constant harmonics at this step."""
-    active_sh_degree: int
-    """Degree of the harmonics in use at this step."""
+    """Bound on the constant harmonics at this step; none from `BLACK` on."""
+    scheduled_sh_degree: int
+    """Degree of the harmonics that the schedule has reached at this step."""
 
     def configure(self) -> None:
         super().configure()
         self.optimizer: Optional[torch.optim.Adam] = None
-        self.color_clip, self.active_sh_degree = 0.0, 0
+        self.color_clip, self.scheduled_sh_degree = 0.0, 0
 
     def set_values(self, values: Values) -> None:
         """Take over a value for each parameter. An optimizer of earlier parameters is dropped."""
@@ -85,11 +86,22 @@ class GaussianModel(BaseExplicitGeometry):
         return self._opacity.sigmoid()
 
     @property
+    def active_sh_degree(self) -> int:
+        """Degree of the harmonics in use: the schedule's, or that of a file if it is higher."""
+        return max(self.scheduled_sh_degree, degree_in_use(self._features_rest.detach()))
+
+    @property
+    def active_features_rest(self) -> Float[Tensor, "P K 3"]:
+        """Harmonics in use but for the constant one."""
+        return self._features_rest[:, : (self.active_sh_degree + 1) ** 2 - 1]
+
+    @property
     def get_features(self) -> Float[Tensor, "P K 3"]:
-        """Harmonics of the bands in use; the constant one is bounded by `color_clip`."""
-        clipped = self._features_dc.clamp(-self.color_clip, self.color_clip)
-        rest = self._features_rest[:, : (self.active_sh_degree + 1) ** 2 - 1]
-        return torch.cat([clipped, rest], dim=1)
+        """Harmonics in use; the constant one is bounded by `color_clip`."""
+        constant = self._features_dc
+        if self.color_clip < BLACK:
+            constant = constant.clamp(-self.color_clip, self.color_clip)
+        return torch.cat([constant, self.active_features_rest], dim=1)
 
     @property
     def get_normal(self) -> Float[Tensor, "P 3"]:

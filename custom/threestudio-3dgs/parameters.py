@@ -25,8 +25,11 @@ PARAMETERS = {
 }
 """Name of the optimizer's group: name of the parameter."""
 
-ADAM_KEYS = ("params", "name", "lr", "betas", "eps", "weight_decay", "amsgrad")
-"""Settings of a group that an optimizer of the family of Adam may share with Adam."""
+ADAM_KEYS = (
+    *("params", "name", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"),
+    "decoupled_weight_decay",  # what AdamW is
+)
+"""Settings of a group of Adam or AdamW that decide what a step does."""
 
 Values = dict[str, Tensor]
 """A value of each parameter, by the parameter's name; P rows each."""
@@ -54,11 +57,27 @@ def make_optimizer(module: Any) -> torch.optim.Adam:
 
 
 def add_groups(optimizer: torch.optim.Adam, other: torch.optim.Optimizer) -> torch.optim.Adam:
-    """Let Adam train the groups of another optimizer too, with their own rates, betas and eps."""
+    """Let Adam train the groups of an Adam or AdamW too, each as it would have been there."""
     for group in other.param_groups:
         own = {key: value for key, value in group.items() if key in ADAM_KEYS}
         optimizer.add_param_group(own)
     return optimizer
+
+
+def copy_rows(module: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Copy rows of the parameters and of their moments; returns each tensor with its copy.
+
+    Args:
+        module: Owner of the parameters, with `optimizer` (None if there is none).
+        rows: Rows that are copied.
+    """
+    tensors = []
+    for attribute in PARAMETERS.values():
+        parameter = getattr(module, attribute)
+        state = module.optimizer.state.get(parameter, {}) if module.optimizer else {}
+        moments = [value for value in state.values() if value.shape == parameter.shape]
+        tensors += [parameter.detach(), *moments]
+    return [(tensor, tensor[rows].clone()) for tensor in tensors]
 
 
 def replace_parameter(module: nn.Module, attribute: str, rows: Tensor, added: Tensor) -> None:

@@ -3,14 +3,14 @@
 The same picture as `rasterize_torch` makes but for alpha, which gsplat cuts off at 0.999 instead of
 0.99."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .projection import DILATION, Cameras, Gaussians, facing_normals
-from .rasterize_torch import FAR, NEAR, Rendering
+from .projection import DILATION, Cameras, Gaussians, facing_normals, project
+from .rasterize_torch import FAR, NEAR, Rendering, at_least_float32
 from .spherical_harmonics import colors
 
 
@@ -35,9 +35,14 @@ class ProjectedPoints:
 
 def rasterize(gaussians: Gaussians, cameras: Cameras) -> tuple[Rendering, list[ProjectedPoints]]:
     """Draw Gaussians, see `rasterize_torch.rasterize`."""
+    with torch.autocast(device_type=gaussians.means.device.type, enabled=False):
+        return _rasterize(*at_least_float32(gaussians, cameras))
+
+
+def _rasterize(gaussians: Gaussians, cameras: Cameras) -> tuple[Rendering, list[ProjectedPoints]]:
     from gsplat import rasterization
 
-    gaussians.refuse_non_finite()
+    radii = _radii(gaussians, cameras)
     images, opacity, found = rasterization(
         means=gaussians.means,
         quats=gaussians.rotations,
@@ -60,7 +65,18 @@ def rasterize(gaussians: Gaussians, cameras: Cameras) -> tuple[Rendering, list[P
     half = means.new_tensor([0.5 * cameras.width, 0.5 * cameras.height])
     points = [ProjectedPoints(means, view, half) for view in range(len(means))]
     color, normal, depth = images.split([3, 3, 1], dim=-1)
-    return Rendering(color, depth, normal, opacity, _radii(found)), points
+    return Rendering(color, depth, normal, opacity, radii), points
+
+
+@torch.no_grad()
+def _radii(gaussians: Gaussians, cameras: Cameras) -> Float[Tensor, "B N"]:
+    """Return radii as `rasterize_torch` has them: gsplat's mean something else in each release.
+
+    Raises:
+        NonFiniteError: As `project` does.
+    """
+    offsets = gaussians.means.new_zeros(len(cameras.center), len(gaussians.means), 2)
+    return project(gaussians, cameras, NEAR, FAR, offsets).radii
 
 
 def _features(gaussians: Gaussians, cameras: Cameras) -> Float[Tensor, "B N 6"]:
@@ -87,9 +103,3 @@ def _intrinsics(cameras: Cameras) -> Float[Tensor, "B 3 3"]:
     matrices[:, 0, 0] = matrices[:, 1, 1] = cameras.focal
     matrices[:, 0, 2], matrices[:, 1, 2] = 0.5 * cameras.width, 0.5 * cameras.height
     return matrices
-
-
-def _radii(found: dict[str, Any]) -> Float[Tensor, "B N"]:
-    """Return one radius: newer releases have one for each axis."""
-    radii = found["radii"].float()
-    return radii.amax(dim=-1) if radii.ndim == 3 else radii

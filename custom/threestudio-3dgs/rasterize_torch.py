@@ -63,7 +63,7 @@ def rasterize(
         NonFiniteError: For parameters that are NaN or infinite.
     """
     with torch.autocast(device_type=gaussians.means.device.type, enabled=False):
-        gaussians, cameras = _at_least_float32(gaussians, cameras)
+        gaussians, cameras = at_least_float32(gaussians, cameras)
         means = gaussians.means
         if offsets is None:
             offsets = means.new_zeros(len(cameras.center), len(means), 2)
@@ -84,7 +84,7 @@ def features(gaussians: Gaussians, cameras: Cameras, splats: Splats) -> Float[Te
     return torch.cat([colors(harmonics, away), normals, depth, torch.ones_like(depth)], dim=1)
 
 
-def _at_least_float32(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
+def at_least_float32(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
     """Widen half precision, and give cameras the type of the Gaussians."""
     kind = torch.promote_types(gaussians.means.dtype, torch.float32)
     wide = Gaussians(**{name: value.to(kind) for name, value in vars(gaussians).items()})

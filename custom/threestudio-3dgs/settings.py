@@ -70,7 +70,8 @@ class GaussianSettings(SurfaceSettings):
     sh_degree: int = 0
     """Degree of the spherical harmonics of the colours, 0 (the same from everywhere) to 3."""
     sh_degree_interval: int = 1000
-    """Steps after which one more band of the harmonics is used. Not in upstream."""
+    """Steps after which one more band of the harmonics is used; those that a file of Gaussians has
+    are used from the beginning. Not in upstream."""
     position_lr: Any = 0.001
     """Learning rate of the centres, world units."""
     scale_lr: Any = 0.003
@@ -90,7 +91,8 @@ class GaussianSettings(SurfaceSettings):
     sphere: bool = False
     """Whether Gaussians are round: the scale is the geometric mean of the three parameters."""
     color_clip: Any = 2.0
-    """Bound on the constant harmonics, a number or schedule. 1.77 allows every colour."""
+    """Bound on the constant harmonics, a number or schedule. From 1.773 on, with which every colour
+    is allowed, there is none."""
     init_num_pts: int = 100
     """Gaussians of a random start, and points that are sampled of a surface."""
     pc_init_radius: float = 0.8
@@ -100,7 +102,7 @@ class GaussianSettings(SurfaceSettings):
     densification_interval: int = 50
     """Steps between densifications."""
     densify_from_iter: int = 100
-    """First step at which Gaussians may be added."""
+    """First step at which Gaussians may be added; at step 0 none are."""
     densify_until_iter: int = 2000
     """Step from which on none are added, and opacities not reset."""
     densify_grad_threshold: float = 0.01
@@ -111,7 +113,7 @@ class GaussianSettings(SurfaceSettings):
     prune_interval: int = 50
     """Steps between prunings."""
     prune_from_iter: int = 100
-    """First step at which Gaussians may be removed."""
+    """First step at which Gaussians may be removed; at step 0 none are."""
     prune_until_iter: int = 2000
     """Step from which on none are removed."""
     min_opac_prune: float = 0.005

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from threestudio.utils.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "custom/threestudio-reward-sds/configs/blocks-mvdream-reward-sds.yaml"
+GAUSSIANS = ROOT / "custom/threestudio-3dgs/configs/blocks-gaussians-sds.yaml"
 
 pytestmark = pytest.mark.slow
 
@@ -89,10 +91,43 @@ def test_kill_nine_then_resume_equals_the_uninterrupted_run(
     assert resumed.returncode == 0, resumed.stderr
     whole = launch(two, CONFIG, "--train", [*tiny(world, "run", steps), *more])
     assert whole.returncode == 0, whole.stderr
+    assert_same_end(one, two, steps)
+
+
+def assert_same_end(one: Path, two: Path, steps: int) -> dict[str, Any]:
+    """Compare the ends of two runs to the last bit; return their weights."""
     ends = [read_checkpoint(folder / "out/n/run/ckpts/last.ckpt") for folder in (one, two)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == steps
     assert_equal(ends[0]["state_dict"], ends[1]["state_dict"], "state_dict")
     assert_equal(ends[0]["optimizer_states"], ends[1]["optimizer_states"], "optimizer")
+    return ends[0]["state_dict"]
+
+
+def test_gaussians_killed_between_densifications_end_the_same(
+    world: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+):
+    """Densified at steps 12, 24 and 36 of 40, killed after the first and before the last."""
+    config = OmegaConf.to_container(OmegaConf.load(GAUSSIANS))
+    steps = 40
+    overrides = [
+        *tiny_world.overrides(config, world, Path("out")),
+        *(f"trainer.max_steps={steps}", "use_timestamp=false", "tag=run", "name=n"),
+        *("trainer.val_check_interval=20", "system.geometry.init_num_pts=100"),
+        *("system.geometry.densification_interval=12", "system.geometry.densify_from_iter=12"),
+        *("system.geometry.densify_grad_threshold=1e-6", "system.geometry.max_num=1000"),
+    ]
+    one, two = (working_folder(tmp_path_factory.mktemp(name)) for name in ("one", "two"))
+    arguments = command(GAUSSIANS, "--train", overrides)
+    last = one / "out/n/run/ckpts/last.ckpt"
+    killed_at = kill_after(one, arguments, last, step=16)
+    assert 16 <= killed_at < 37
+    killed = read_checkpoint(last)["state_dict"]["geometry._xyz"]
+    resume = ["resume=out/n/run/ckpts/last.ckpt"]
+    resumed = launch(one, one / "out/n/run/configs/parsed.yaml", "--train", resume)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = launch(two, GAUSSIANS, "--train", overrides)
+    assert whole.returncode == 0, whole.stderr
+    assert len(assert_same_end(one, two, steps)["geometry._xyz"]) > len(killed) > 100
 
 
 @pytest.mark.parametrize(

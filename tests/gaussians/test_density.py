@@ -2,9 +2,11 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.gaussians.scenes import cloud, projection, rasterizer, views
 from threestudio.utils.random import stream
@@ -117,6 +119,34 @@ def test_pruning_leaves_the_most_opaque_rather_than_nothing():
 def test_steps_at_which_something_is_due():
     due = [step for step in range(40) if density.is_due(step, 10, 30, 5)]
     assert due == [10, 15, 20, 25]
+    assert [step for step in range(12) if density.is_due(step, 0, 12, 5)] == [5, 10]
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "custom"
+
+
+@pytest.mark.parametrize(
+    ("name", "added", "removed"),
+    [
+        ("dreamgaussian-*", range(50, 500, 50), range(50, 500, 50)),
+        ("blocks-gaussians-*", range(50, 151, 50), range(50, 200, 25)),
+        ("sd21-gaussians*", range(600, 5000, 300), range(600, 5000, 300)),
+        ("mvdream-sd21-gaussians*", range(1500, 10_000, 300), range(1500, 10_000, 300)),
+    ],
+)
+def test_steps_of_the_configs_at_which_something_is_due(name, added, removed):
+    files = sorted(CONFIGS.glob(f"*/configs/{name}.yaml"))
+    assert len(files) >= 2
+    for file in files:
+        config = OmegaConf.load(file)
+        cfg, steps = config.system.geometry, range(config.trainer.max_steps)
+        for action, expected, interval in (
+            ("densify", added, cfg.densification_interval),
+            ("prune", removed, cfg.prune_interval),
+        ):
+            ends = cfg[f"{action}_from_iter"], cfg[f"{action}_until_iter"]
+            due = [step for step in steps if density.is_due(step, *ends, interval)]
+            assert due == list(expected), (file.name, action)
 
 
 def test_statistics_count_only_pictures_that_show_a_gaussian():

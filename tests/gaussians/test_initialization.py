@@ -11,6 +11,7 @@ import torch
 import trimesh
 import yaml
 
+from tests.gaussians.scenes import look
 from threestudio.models.mesh import Mesh
 from threestudio.registry import find
 from threestudio.utils.checkpoints import write_checkpoint
@@ -180,6 +181,47 @@ def test_gaussians_of_another_run_are_taken_as_they_are(tmp_path):
     (tmp_path / "configs" / "parsed.yaml").write_text(yaml.safe_dump({"system": system}))
     model = geometry(geometry_convert_from=path)
     assert torch.equal(model._xyz, geometry(init_num_pts=31, pc_init_radius=0.3)._xyz)
+
+
+def picture(model):
+    c2w = torch.stack([look((2.5, 0.0, 0.5)), look((0.3, -1.5, 2.0))]).float()
+    return find("diff-gaussian-rasterizer")(
+        {},
+        geometry=model,
+        material=find("no-material")({}),
+        background=find("solid-color-background")({}),
+    )(c2w=c2w, fovy=torch.full((2,), math.radians(50)), width=32, height=32)
+
+
+@pytest.mark.parametrize("kind", ["ply", "ckpt"])
+def test_a_scene_with_harmonics_is_shown_as_it_is_and_kept_so(tmp_path, kind):
+    """By the formula of the colours; then after a step whose learning rates are 0. Constants of
+    black and white are +-1.77, here some are beyond."""
+    system = {"geometry_type": "gaussian-splatting", "geometry": {"sh_degree": 3}}
+    saved = geometry(sh_degree=3, opacity_init=0.6, sh_degree_interval=1)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        saved._features_rest.normal_(std=0.6, generator=generator)
+        saved._features_dc.uniform_(-2.4, 2.4, generator=generator)
+    saved.update_step(0, 3)
+    source = str(tmp_path / "a.ply")
+    if kind == "ply":
+        saved.save_ply(source)
+    else:
+        source = run_folder(tmp_path, {**system, "material_type": "no-material"})
+        state = {f"geometry.{name}": value for name, value in saved.state_dict().items()}
+        write_checkpoint({"state_dict": state, "epoch": 0, "global_step": 7}, Path(source))
+    model = geometry(sh_degree=3, geometry_convert_from=source)
+    optimizer, expected = model.training_setup(), picture(saved)["comp_rgb"].detach()
+    out = picture(model)
+    assert torch.equal(out["comp_rgb"], expected)
+    out["comp_rgb"].square().sum().backward()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    lists = (out[name] for name in ("visibility_filter", "radii", "viewspace_points"))
+    assert model.update_states(1, *lists) == 0
+    assert torch.equal(picture(model)["comp_rgb"], expected)
 
 
 @pytest.mark.parametrize("copy_net", [False, True])

@@ -119,6 +119,22 @@ def test_a_given_background_replaces_the_other(name):
     )
 
 
+@pytest.mark.parametrize("direction", [-1.0, 1.0])
+def test_colours_at_their_bounds_have_a_gradient_in_float32(direction):
+    """Held at black or white, over black and over white, each channel of each Gaussian."""
+    geometry = find("gaussian-splatting")({"init_num_pts": 50, "opacity_init": 0.9})
+    with torch.no_grad():
+        geometry._features_dc += 99.0 * direction
+    assert geometry.bound() == 50
+    made = renderer(geometry=geometry)
+    for behind in (0.0, 1.0):
+        geometry.zero_grad()
+        out = made(**batch(48, 48), bg_color=torch.full((1, 3), behind))
+        out["comp_rgb"].sum().backward()
+        seen = torch.stack(out["visibility_filter"]).any(dim=0)
+        assert seen.sum() > 40 and (geometry._features_dc.grad[seen] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -138,20 +154,22 @@ def test_a_geometry_without_gaussians_is_refused():
 
 
 class GsplatDouble(types.ModuleType):
-    """Stands in for gsplat: projects centres with the matrices it is given, and draws nothing."""
+    """Stands in for gsplat: projects centres with the matrices it is given, and draws nothing.
+
+    Its radii are none that anybody should use."""
 
     def __init__(self):
         super().__init__("gsplat")
         self.__spec__ = importlib.machinery.ModuleSpec("gsplat", None)
 
     def rasterization(self, means, viewmats, Ks, width, height, colors, **settings):
-        self.settings = {**settings, "colors": colors}
+        self.settings = {**settings, "colors": colors, "means": means, "viewmats": viewmats}
+        self.autocast = torch.is_autocast_enabled("cpu")
         homogeneous = torch.cat([means, torch.ones_like(means[:, :1])], dim=1)
         seen = (homogeneous @ viewmats.transpose(1, 2))[..., :3] @ Ks.transpose(1, 2)
         means2d = seen[..., :2] / seen[..., 2:]
         image = means2d.sum() * torch.ones(len(viewmats), height, width, 7).to(means)
-        radii = torch.full((*means2d.shape[:2], 2), 3, dtype=torch.int32)
-        radii[..., 1] = 5
+        radii = torch.full((*means2d.shape[:2], 2), -1, dtype=torch.int32)
         return image, image[..., :1], {"means2d": means2d, "radii": radii}
 
 
@@ -172,14 +190,37 @@ def test_gsplat_is_given_the_same_cameras_and_gaussians(monkeypatch):
     given = double.settings["colors"][splats.view, splats.index]
     torch.testing.assert_close(given, features)
     assert double.settings["packed"] is False and double.settings["render_mode"] == "RGB+D"
-    assert (out.radii == 5).all() and out.color.shape == (2, 20, 24, 3)
+    assert torch.equal(out.radii, splats.radii) and out.color.shape == (2, 20, 24, 3)
     assert points[1].grad is None
     out.color[0, 0, 0, 0].backward()
     torch.testing.assert_close(points[1].grad, torch.tensor([12.0, 10.0]).expand(30, 2))
 
 
+def test_gsplat_is_given_float32_under_autocast(monkeypatch):
+    """Cameras to the last bit; of Gaussians in half precision what float32 makes of them."""
+    double = GsplatDouble()
+    monkeypatch.setitem(sys.modules, "gsplat", double)
+    gaussians = find("gaussian-splatting")({"init_num_pts": 30}).gaussians()
+    cameras = views(20, 24)[2]
+    cameras = projection.Cameras(
+        *(v.float() for v in (cameras.rotation, cameras.center, cameras.focal)), 20, 24
+    )
+    backend.rasterize(gaussians, cameras)
+    expected = double.settings
+    with torch.autocast(device_type="cpu", dtype=torch.bfloat16):
+        out, _ = backend.rasterize(gaussians, cameras)
+    assert not double.autocast and out.color.dtype == torch.float32
+    for name in ("viewmats", "means", "colors"):
+        assert torch.equal(double.settings[name], expected[name]), name
+    half = projection.Gaussians(**{k: v.half() for k, v in vars(gaussians).items()})
+    backend.rasterize(half, cameras)
+    assert torch.equal(double.settings["means"], half.means.float())
+    assert torch.equal(double.settings["viewmats"], expected["viewmats"])
+
+
 def drawn(made, device, lets_gsplat_draw, monkeypatch):
-    """Return a renderer's picture, and the gradients of all parameters and projected centres."""
+    """Return a renderer's picture, the gradients of all parameters and projected centres, normals
+    and radii."""
     with monkeypatch.context() as patch:
         if not lets_gsplat_draw:
             patch.setattr(renderers.importlib.util, "find_spec", lambda name: None)
@@ -195,7 +236,10 @@ def drawn(made, device, lets_gsplat_draw, monkeypatch):
         name: p.grad.clone().cpu() for name, p in made.geometry.named_parameters() if p.numel()
     }
     centres = torch.stack([view.grad for view in out["viewspace_points"]])
-    return picture.detach().cpu(), {**found, "centres": centres.cpu()}
+    for radii, visible in zip(out["radii"], out["visibility_filter"], strict=True):
+        assert torch.equal(visible, radii > 0)
+    rest = out["comp_normal"].detach().cpu(), torch.stack(out["radii"]).cpu()
+    return picture.detach().cpu(), {**found, "centres": centres.cpu()}, *rest
 
 
 @pytest.mark.gpu
@@ -206,11 +250,18 @@ def test_cuda_draws_what_torch_draws_on_a_cpu(other, monkeypatch):
     geometry = find("gaussian-splatting")({"init_num_pts": 500, "opacity_init": 0.5})
     with torch.no_grad():  # a ball has no gradient of its rotation
         geometry._scaling += torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+        geometry._xyz[:9, 2] += 50.0  # not in any picture
     made = renderer(geometry=geometry)
-    picture, gradients = drawn(made, "cpu", False, monkeypatch)
-    on_cuda, theirs = drawn(made, "cuda", other == "gsplat", monkeypatch)
+    picture, gradients, normals, radii = drawn(made, "cpu", False, monkeypatch)
+    on_cuda, theirs, their_normals, their_radii = drawn(
+        made, "cuda", other == "gsplat", monkeypatch
+    )
     errors = {name: ((theirs[name] - g).norm() / g.norm()).item() for name, g in gradients.items()}
     print(f"\n{other} on CUDA: largest difference {(on_cuda - picture).abs().max():.1e}")
     print("differences of gradients, of their norms:", errors)
     torch.testing.assert_close(on_cuda, picture, atol=1e-3, rtol=0)
     assert max(errors.values()) <= 1e-2
+    torch.testing.assert_close(their_normals, normals, atol=1e-3, rtol=0)
+    assert torch.equal(their_radii > 0, radii > 0) and (radii[:, :9] == 0).all()
+    # whole pixels, rounded up
+    assert (their_radii - radii).abs().max() <= 1 and (their_radii != radii).float().mean() < 0.01

@@ -3,12 +3,15 @@
 import importlib
 import math
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
 from tests.gaussians.scenes import cloud, single
 from threestudio.registry import find
 from threestudio.utils.errors import ConfigError, UserError
+from threestudio.utils.saving import SaverMixin
 
 field = importlib.import_module("threestudio-3dgs.field")
 covariance = importlib.import_module("threestudio-3dgs.covariance")
@@ -49,7 +52,6 @@ def ellipsoid(**settings):
         model._scaling[:] = torch.tensor([0.1, 0.2, 0.3]).log()
         model._opacity[:] = torch.tensor(0.9).logit()
         model._features_dc[:] = torch.tensor([-9.0, 1.7725, -9.0])
-        model.color_clip = 9.0
     return model
 
 
@@ -93,3 +95,23 @@ def test_the_mesh_is_exported_with_a_texture():
     texture = output.params["map_Kd"]
     assert texture.shape == (64, 64, 3)
     assert (texture == torch.tensor([0, 255, 0], dtype=torch.uint8).numpy()).mean() > 0.99
+
+
+@pytest.mark.parametrize("texture", [False, True])
+def test_a_glb_has_the_ellipsoids_size_and_colour(tmp_path, texture):
+    """At q = 2 log 3 half the axes are 1.482 scales; our (x, y, z) is glTF's (y, z, x)."""
+    made = exporter(
+        ellipsoid(isosurface_threshold=0.3), fmt="glb", save_texture=texture, texture_size=64
+    )
+    (output,) = made()
+    saver = SaverMixin()
+    saver.set_save_dir(str(tmp_path))
+    path = saver.save_glb(output.save_name, **output.params)
+    (mesh,) = trimesh.load_scene(path if isinstance(path, str) else path[0]).geometry.values()
+    expected = [2 * math.sqrt(2 * math.log(3)) * scale for scale in (0.2, 0.3, 0.1)]
+    assert mesh.extents == pytest.approx(expected, rel=0.02)
+    assert np.abs(mesh.bounds.sum(axis=0)).max() < 0.01
+    assert mesh.visual.kind == ("texture" if texture else "vertex")
+    visual = mesh.visual.to_color() if texture else mesh.visual
+    colors = np.asarray(visual.vertex_colors)[:, :3].astype(float)
+    assert np.abs(colors - [0, 255, 0]).max() <= 1

@@ -1,6 +1,7 @@
 """The systems: losses by hand, density control after a step, and resuming across it bit for bit."""
 
 import csv
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 import yaml
 
 from tests.runtime import toys
+from tests.runtime.comparing import assert_equal
 from threestudio.registry import find
 from threestudio.run import run
-from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.checkpoints import read_checkpoint, write_checkpoint
 from threestudio.utils.errors import CheckpointError, ConfigError, NonFiniteError
 
 GEOMETRY = {
@@ -69,25 +71,48 @@ def build(name="gaussian-splatting-system", **system: Any) -> Any:
     return find(name)(config(Path("out"), **system)["system"])
 
 
+def assert_same_end(runs: tuple[Any, Any]) -> None:
+    """Compare weights, statistics and optimizers of the last checkpoints to the last bit."""
+    ends = [read_checkpoint(f"{one.trial_dir}/ckpts/last.ckpt") for one in runs]
+    for part in ("state_dict", "optimizer_states"):
+        assert_equal(ends[0][part], ends[1][part], part)
+    count = len(ends[0]["state_dict"]["geometry._xyz"])
+    for state in ends[0]["optimizer_states"][0]["state"].values():
+        assert all(value.ndim == 0 or len(value) == count for value in state.values())
+
+
 def test_a_run_resumed_before_a_densification_equals_one_that_was_not_stopped(tmp_path):
     """Stopped after step 2, whose density control has just changed the number, and again before
-    that of step 4. Weights, optimizer and statistics."""
+    that of step 4."""
     whole = trained(tmp_path / "whole", "trainer.max_steps=6")
     first = trained(tmp_path / "parts", "trainer.max_steps=3")
     resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
     second = trained(tmp_path / "parts", "trainer.max_steps=6", resume)
     counts = [80, *(len(part.system.geometry.get_xyz) for part in (first, second))]
     assert len(set(counts)) == 3
-    ends = [read_checkpoint(f"{r.trial_dir}/ckpts/last.ckpt") for r in (whole, second)]
-    for name, value in ends[0]["state_dict"].items():
-        assert torch.equal(value, ends[1]["state_dict"][name]), name
-    states = [end["optimizer_states"][0]["state"] for end in ends]
-    for key, state in states[0].items():
-        for name, value in state.items():
-            assert torch.equal(value, states[1][key][name]), (key, name)
-            assert value.ndim == 0 or len(value) == counts[-1]
-    rates = [[g["lr"] for g in end["optimizer_states"][0]["param_groups"]] for end in ends]
-    assert rates[0] == rates[1]
+    assert_same_end((whole, second))
+
+
+def test_a_run_resumed_amid_its_statistics_equals_one_that_was_not_stopped(tmp_path):
+    """Stopped after step 2 of the interval that ends with step 4, whose threshold about half of the
+    Gaussians exceed. Which ones depends on the first steps: without their statistics the end is
+    another."""
+    steps = {"densification_interval": 4, "densify_from_iter": 4, "densify_grad_threshold": 8e-4}
+    settings = {"geometry": {**GEOMETRY, **steps}}
+    whole = trained(tmp_path / "whole", "trainer.max_steps=6", **settings)
+    first = trained(tmp_path / "parts", "trainer.max_steps=3", **settings)
+    path = Path(first.trial_dir, "ckpts", "last.ckpt")
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint["state_dict"]["geometry.slope_count"] == 6).all()
+    second = trained(tmp_path / "parts", "trainer.max_steps=6", f"resume={path}", **settings)
+    assert_same_end((whole, second))
+    for name in ("slope_sum", "slope_count"):
+        checkpoint["state_dict"][f"geometry.{name}"].zero_()
+    write_checkpoint(checkpoint, tmp_path / "lost.ckpt")
+    resume = f"resume={tmp_path}/lost.ckpt"
+    lost = trained(tmp_path / "lost", "trainer.max_steps=6", resume, **settings)
+    ends = [run.system.geometry.get_xyz for run in (whole, lost)]
+    assert 80 < len(ends[0]) < 160 and not torch.equal(*ends)
 
 
 def test_a_finished_run_leaves_its_gaussians_and_can_be_tested_and_exported(tmp_path):
@@ -149,33 +174,106 @@ def counters(trial_dir: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def break_gradient(monkeypatch, rows: slice) -> None:
-    """Make gradients of some centres NaN in each step."""
+def break_gradient(monkeypatch, steps: Any, rows: slice = slice(None)) -> None:
+    """Make gradients of all or some centres NaN in some steps, counted from 0."""
     model = type(build().geometry)
-    drop = model.drop_broken_gradients
+    drop, count = model.drop_broken_gradients, itertools.count()
 
     def broken(self):
-        self._xyz.grad[rows] = torch.nan
+        if next(count) in steps:
+            self._xyz.grad[rows] = torch.nan
         return drop(self)
 
     monkeypatch.setattr(model, "drop_broken_gradients", broken)
 
 
+STILL = {**GEOMETRY, "densify_from_iter": 99, "prune_from_iter": 99}
+
+
 def test_a_broken_gradient_of_some_gaussians_does_not_stop_a_run(tmp_path, monkeypatch):
-    break_gradient(monkeypatch, slice(5, 8))
-    settings = {**GEOMETRY, "densify_from_iter": 99, "prune_from_iter": 99}
-    result = trained(tmp_path, "trainer.max_steps=2", geometry=settings)
-    assert all(p.isfinite().all() for p in result.system.geometry.parameters())
+    """Those of step 1 are left out of it, and are where they were after step 0."""
+    before = trained(tmp_path / "one", "trainer.max_steps=1", geometry=STILL).system.geometry
+    break_gradient(monkeypatch, range(1, 2), slice(5, 8))
+    result = trained(tmp_path / "two", "trainer.max_steps=2", geometry=STILL)
+    after = result.system.geometry
+    moved = (after._xyz != before._xyz).any(dim=1).nonzero()[:, 0].tolist()
+    assert moved == [row for row in range(80) if row not in (5, 6, 7)]
     logged = counters(result.trial_dir)
-    assert [float(row["train/gaussians_dropped"]) for row in logged] == [3, 3]
+    assert [float(row["train/gaussians_dropped"]) for row in logged] == [0, 3]
     assert [float(row["train/gaussians"]) for row in logged] == [80, 80]
     assert [float(row["train/empty_pictures"]) for row in logged] == [0, 0]
+    assert [float(row["train/skipped_steps"]) for row in logged] == [0, 0]
 
 
-def test_a_broken_gradient_of_all_gaussians_stops_a_run(tmp_path, monkeypatch):
-    break_gradient(monkeypatch, slice(None))
-    with pytest.raises(NonFiniteError, match="gradient of geometry._xyz is NaN"):
-        trained(tmp_path, "trainer.max_steps=2")
+def break_render(monkeypatch, steps: Any) -> None:
+    """Make the pictures of some steps NaN."""
+    renderer = find("diff-gaussian-rasterizer")
+    forward = renderer.batch_forward
+
+    def broken(self, batch):
+        out = forward(self, batch)
+        return {**out, "comp_rgb": out["comp_rgb"] * torch.nan} if self.step in steps else out
+
+    monkeypatch.setattr(renderer, "batch_forward", broken)
+
+
+def break_loss(monkeypatch, steps: Any) -> None:
+    """Make the loss of some steps infinite."""
+    guidance = find("toy-guidance")
+    forward = guidance.forward
+
+    def broken(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        return {**out, "loss_sds": out["loss_sds"] / 0.0} if self.step in steps else out
+
+    monkeypatch.setattr(guidance, "forward", broken)
+
+
+@pytest.mark.parametrize("what", ["render", "loss", "gradient"])
+def test_a_step_that_is_broken_all_over_is_skipped_and_counted(tmp_path, monkeypatch, what):
+    """Steps 1 and 2: the Gaussians after them are those after step 0."""
+    breaker = {"render": break_render, "loss": break_loss, "gradient": break_gradient}[what]
+    ends = []
+    for steps in (1, 3):
+        with monkeypatch.context() as patch:
+            breaker(patch, range(1, 3))
+            run = trained(tmp_path / f"{steps}", f"trainer.max_steps={steps}", geometry=STILL)
+        ends.append({**run.system.geometry.state_dict()})
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+    (path,) = Path(run.trial_dir).glob("csv_logs/*/metrics.csv")
+    with path.open() as file:
+        counts = [row["train/skipped_steps"] for row in csv.DictReader(file)]
+    assert [float(count) for count in counts if count] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("breaker", "message"),
+    [(break_gradient, "gradient of geometry._xyz is NaN"), (break_render, "The render is NaN")],
+)
+def test_too_many_broken_steps_in_a_row_end_a_run(tmp_path, monkeypatch, breaker, message):
+    breaker(monkeypatch, range(2, 30))
+    with pytest.raises(NonFiniteError, match=f"{message}.* at step 12") as raised:
+        trained(tmp_path, "trainer.max_steps=30")
+    notes = " ".join(raised.value.__notes__)
+    assert "The 10 steps before were skipped" in notes and "nan-step12.ckpt" in notes
+
+
+def test_ten_broken_steps_are_passed_over_if_a_good_one_follows(tmp_path, monkeypatch):
+    break_render(monkeypatch, [*range(10), *range(11, 14)])
+    result = trained(tmp_path, "trainer.max_steps=14")
+    assert read_checkpoint(f"{result.trial_dir}/ckpts/last.ckpt")["skipped_steps"] == {
+        "in all": 13,
+        "in a row": 3,
+    }
+
+
+def test_a_resumed_run_goes_on_counting_skipped_steps(tmp_path, monkeypatch):
+    break_render(monkeypatch, range(1, 30))
+    first = trained(tmp_path, "trainer.max_steps=6")
+    resume = f"resume={first.trial_dir}/ckpts/last.ckpt"
+    with pytest.raises(NonFiniteError, match="at step 11"):
+        trained(tmp_path, "trainer.max_steps=30", resume)
 
 
 def test_gaussians_that_are_driven_out_of_their_bounds_are_held_and_counted(tmp_path):
@@ -244,6 +342,15 @@ def test_an_optimizer_of_the_gaussians_is_refused(params):
     faults = cls.check(build(optimizer=block).cfg)
     assert any("must list the parts that are trained beside the geometry" in f for f in faults)
     assert cls.check(build().cfg) == []
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adan", "RAdam"])
+def test_an_optimizer_that_is_not_adam_is_refused(name):
+    block = {"name": name, "args": {"lr": 0.1}, "params": {"background": {"lr": 0.1}}}
+    cls = find("gaussian-splatting-system")
+    (fault,) = cls.check(build(optimizer=block).cfg)
+    assert f"system.optimizer.name is {name}" in fault and "set it to Adam or AdamW" in fault
+    assert cls.check(build(optimizer={**block, "name": "AdamW"}).cfg) == []
 
 
 def test_misspelt_weights_are_found_and_those_of_gaussians_are_known():
