@@ -111,7 +111,8 @@ def test_a_selection_of_nothing_is_refused_before_anything_runs(
 def test_edits_stand_in_place_of_captions():
     captions = block_captions("dev", edits=6)
     assert len(set(captions)) == 6 and all(" -> " in caption for caption in captions)
-    assert [caption.split(" -> ")[0] for caption in captions] == block_captions("dev", 2)[:6]
+    sources = [caption.split(" -> ")[0] for caption in captions]
+    assert set(sources) < set(block_captions("dev", 40))
 
 
 def test_standing_counts_relations_per_method(experiment):

@@ -51,6 +51,7 @@ def config(root: Path, **system: Any) -> dict[str, Any]:
         "material_type": "no-material",
         "background_type": "solid-color-background",
         "renderer_type": "diff-gaussian-rasterizer",
+        "guidance": {"n_view": 1},
         "loss": {"lambda_sds": 1.0, "lambda_position": 0.1, "lambda_tv_loss": [0, 0.0, 1.0, 4]},
         **system,
     }

@@ -43,6 +43,7 @@ def test_a_right_config_has_none():
             "data_type: Unknown component 'toy-date'. Did you mean 'toy-data'",
         ),
         ({"system_type": ""}, "system_type is not set."),
+        ({"system__optimizer": {}}, "system.optimizer is not set, so nothing would be trained."),
         ({"system__geometry_type": "toy-geometri"}, "system.geometry_type: Unknown component"),
         ({"system__geometry_type": ""}, "system.geometry_type is not set"),
         ({"system__guidance_type": ""}, "system.guidance_type is not set"),

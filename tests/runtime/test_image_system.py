@@ -204,4 +204,4 @@ def test_faults_of_the_system(change: dict, message: str, tmp_path: Path):
 
 def test_a_guidance_that_knows_no_size_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not say how large its images are"):
-        run(write(tmp_path), ["system.guidance_type=toy-guidance"])
+        run(write(tmp_path), ["system.guidance_type=toy-guidance", "system.guidance.n_view=1"])

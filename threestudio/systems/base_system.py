@@ -56,10 +56,15 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
             self.load_weights(find_last_path(self.cfg.weights), self.cfg.weights_ignore_modules)
         self.post_configure()
 
-    @staticmethod
-    def check(cfg: Any) -> list[str]:
+    @classmethod
+    def check(cls, cfg: Any) -> list[str]:
         """List faults of a parsed config that types do not show."""
         faults = optimizer_faults(cfg.optimizer)
+        if not cfg.optimizer and cls.configure_optimizers is BaseSystem.configure_optimizers:
+            faults.append(
+                "system.optimizer is not set, so nothing would be trained. It needs e.g. "
+                "{name: Adam, args: {lr: 0.01}}."
+            )
         wandb = cfg.loggers.get("wandb") or {}
         if not hasattr(wandb, "get"):
             faults.append("system.loggers.wandb needs a mapping such as {enable: false}.")

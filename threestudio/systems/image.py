@@ -46,7 +46,7 @@ class ImageSystem(GuidedMixin, BaseSystem):
                 f"{len(seeds)} images, one for each of `system.image.seeds`. Give as many, or one "
                 "`prompt` for all images."
             )
-        return BaseSystem.check(cfg) + missing + cls.loss_faults(cfg)
+        return super().check(cfg) + missing + cls.loss_faults(cfg)
 
     def configure(self) -> None:
         """Build the guidance, and the images in the size of its prior."""

@@ -51,7 +51,7 @@ class BaseLift3DSystem(BaseSystem):
             for part in cls.required_parts
             if not cfg[f"{part}_type"]
         ]
-        return BaseSystem.check(cfg) + missing + conversion_faults(cfg)
+        return super().check(cfg) + missing + conversion_faults(cfg)
 
     def configure(self) -> None:
         """Build geometry, material, background and the renderer over them."""
