@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Callable
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -23,6 +22,7 @@ from threestudio.utils.misc import set_cpu_only
 
 from .batches import QUADRANTS, PictureBatch, front_first
 from .captions import COLORS, INVERSE, RELATIONS, Caption, pair_captions, single_captions, with_view
+from .decoded import through_autoencoder
 from .judge import BACKGROUND, Judge
 from .method import reward_sds
 from .previews import Previewer
@@ -84,20 +84,26 @@ def measure_judge(options: argparse.Namespace) -> dict[str, float]:
     return {"renders": len(right), "fully_right": percent(right)}
 
 
-@torch.no_grad()
+def measure_judge_front(options: argparse.Namespace) -> dict[str, float]:
+    """The same of the judge that reads one front view, also after encoding and decoding."""
+    captions = single_captions(options.split) * 8 + pair_captions(options.split)
+    views = rendered(captions, SEED, canonical=True).images[:, :1]
+    vae, judge = options.weights / "prior" / "vae", Judge.load(options.weights / "judge-front")
+    decoded = through_autoencoder(views[:, 0], vae, options.device)[:, None]
+    shares = {}
+    for name, pictures in (("fully_right", views), ("fully_right_decoded", decoded)):
+        seen = judge.see(pictures)
+        shares[name] = percent([s == c.slots for s, c in zip(seen, captions, strict=True)])
+    return {"renders": len(views), **shares}
+
+
 def measure_autoencoder(options: argparse.Namespace) -> dict[str, float]:
     """Encode and decode clean renders: mean absolute error in grey levels of 255, and what the
     judge still reads fully right."""
     captions = single_captions(options.split) * 4 + pair_captions(options.split)
     views = rendered(captions, SEED, canonical=True).images
-    vae = AutoencoderKL.from_pretrained(
-        options.weights / "prior" / "vae", torch_dtype=torch.float32
-    ).to(options.device)
-    decoded = []
-    for part in tqdm(views.flatten(0, 1).split(64), desc="autoencoder", mininterval=5):
-        latents = vae.encode(part.to(options.device) * 2 - 1).latent_dist.mean
-        decoded.append(vae.decode(latents).sample.cpu() / 2 + 0.5)
-    seen_through = torch.cat(decoded).clamp(0, 1).view_as(views)
+    vae = options.weights / "prior" / "vae"
+    seen_through = through_autoencoder(views.flatten(0, 1), vae, options.device).view_as(views)
     pairs = torch.stack([views[-12:], seen_through[-12:]], dim=1).flatten(0, 1)
     save_sheet(pairs, options.weights / f"samples-autoencoder-{options.split}.png")
     seen = Judge.load(options.weights / "judge").see(seen_through)
@@ -217,6 +223,7 @@ def save_sheet(images: Float[Tensor, "N V 3 h w"], path: Path) -> None:
 
 MEASUREMENTS = {
     "judge": measure_judge,
+    "judge-front": measure_judge_front,
     "autoencoder": measure_autoencoder,
     "prior": measure_prior,
     "reward": measure_reward,

@@ -79,6 +79,10 @@ def tables(numbers: dict) -> str:
 
     if judge := numbers.get("judge"):
         row("judge: clean render fully right", judge["fully_right"], judge["renders"])
+    if front := numbers.get("judge-front"):
+        row("judge-front: clean front view fully right", front["fully_right"], front["renders"])
+        what = "judge-front: the same after encoding and decoding"
+        row(what, front["fully_right_decoded"], front["renders"])
     if autoencoder := numbers.get("autoencoder"):
         what = "judge: render fully right after encoding and decoding"
         row(what, autoencoder["fully_right"], autoencoder["renders"])

@@ -4,15 +4,23 @@
     python -m custom.threestudio-blocks.train_judge --front
 
 Its pictures are clean renders that are blurred, shifted, speckled and recoloured a little, so that
-it also reads soft NeRF renders.
+it also reads soft NeRF renders. Half of those with `--front` went through the autoencoder of the
+prior, as results in 2D do: a small cube comes back round.
 """
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threestudio.utils.random import stream
+
 from .augment import soften
 from .batches import colored_batch, draw_colors
+from .decoded import through_autoencoder
 from .judge import BACKGROUND, Judge, JudgeNetwork
 from .renders import NUM_VIEWS, SINGLE, Renders, load_or_render
 from .slots import COLOR_NAMES, EMPTY, IGNORED, slot_loss, slot_targets
@@ -22,6 +30,8 @@ EMPTY_SHARE = 0.05
 GREY_SHARE = 0.5
 """NeRFs are judged on grey; samples of the prior come on any plain background."""
 CANONICAL_SEED, NUM_CANONICAL = 101, 6000
+DECODED_SHARE, NUM_DECODED = 0.5, 8192
+STEPS, FRONT_STEPS = 2700, 6000
 
 
 def judge_colors(
@@ -73,26 +83,49 @@ def draw_views(
     return views, shapes, colors
 
 
+def some_of(
+    pool: Sequence[Tensor], drawn: Sequence[Tensor], generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Replace DECODED_SHARE of what was drawn by what is drawn from a pool."""
+    num = len(drawn[0])
+    chosen = torch.rand(num, generator=generator) < DECODED_SHARE
+    rows = torch.randint(len(pool[0]), (num,), generator=generator)[chosen]
+    return tuple(
+        own.index_put((chosen.nonzero()[:, 0],), other[rows])
+        for own, other in zip(drawn, pool, strict=True)
+    )
+
+
+def decoded_views(
+    renders: Renders, options: argparse.Namespace, vae: Path, num: int
+) -> tuple[Float[Tensor, "N 1 3 h w"], Tensor, Tensor]:
+    """Draw front views and put them through the autoencoder."""
+    views, *targets = draw_views(renders, options, stream("decoded", 0, seed=options.seed), num)
+    return through_autoencoder(views[:, 0], vae, options.device)[:, None], *targets
+
+
 def main() -> None:
     """Train and publish."""
-    options = parser(__doc__, steps=2700, batch_size=48)
+    options = parser(__doc__, steps=None, batch_size=48)
     options.add_argument("--front", action="store_true", help="train the single-view sibling")
     options = parse(options)
+    options.steps = options.steps or (FRONT_STEPS if options.front else STEPS)
+    vae, decoded = options.output / "prior" / "vae", None
     if options.front:
-        renders, num_views, name = (
-            load_or_render(options.cache, options.num_scenes, options.seed),
-            1,
-            "judge-front",
-        )
+        renders = load_or_render(options.cache, options.num_scenes, options.seed)
+        decoded = decoded_views(renders, options, vae, NUM_DECODED)
+        num_views, name, inputs = 1, "judge-front", [vae]
     else:
         renders = load_or_render(options.cache, NUM_CANONICAL, CANONICAL_SEED, canonical=True)
-        num_views, name = NUM_VIEWS, "judge"
+        num_views, name, inputs = NUM_VIEWS, "judge", []
     torch.manual_seed(options.seed + 1000)  # other initial weights than the guidance's networks
-    trainer = Trainer(name, {"judge": JudgeNetwork(num_views)}, options, learning_rate=1.5e-3)
+    networks = {"judge": JudgeNetwork(num_views)}
+    trainer = Trainer(name, networks, options, learning_rate=1.5e-3, inputs=inputs)
     network = trainer.modules["judge"]
 
     def losses_of(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        views, shapes, colors = draw_views(renders, options, generator, options.batch_size)
+        drawn = draw_views(renders, options, generator, options.batch_size)
+        views, shapes, colors = drawn if decoded is None else some_of(decoded, drawn, generator)
         views = soften(views.flatten(0, 1), generator).view(views.shape).to(options.device)
         with mixed_precision(options.device):
             logits = network(views)
