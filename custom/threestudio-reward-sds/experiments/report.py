@@ -120,7 +120,7 @@ def machine(rows: list[Row]) -> str:
         used, unit = (threads, "core") if device == "cpu" else (1, device)
         made.append(
             f"{device}, torch {torch}, {threads} threads a run: {len(seconds)} runs in "
-            f"{sum(seconds) * used / 3600:.1f} {unit} hours"
+            f"{sum(seconds) * used / 3600:.2f} {unit} hours"
         )
     configs = sorted({row.config for row in rows})
     return f"Made on: {'; '.join(made)}. Configs: {', '.join(configs)}."
