@@ -62,7 +62,7 @@ def test_the_page_says_what_the_runs_used(by_method):
     assert machine([*gpu, *rows, *two]) == (
         "Made on: cpu, torch 2, 1 threads a run: 4 runs in 1.00 core hours; "
         "cpu, torch 2, 2 threads a run: 4 runs in 2.00 core hours; "
-        "cuda, torch 2, 2 threads a run: 4 runs in 1.0 cuda hours. Configs: a.yaml@1."
+        "cuda, torch 2, 2 threads a run: 4 runs in 1.00 cuda hours. Configs: a.yaml@1."
     )
 
 
