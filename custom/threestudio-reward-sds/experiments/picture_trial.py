@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from plan import Batch, Evaluation, Trial
 from rows import PictureRow
-from trial import count_unet_calls, judge_views, run_folder, run_seed, run_tag, save_views
+from trial import count_unet_calls, judge_views, run_seed, run_tag, save_views, train
 
 ARROW = " -> "
 VIEW = "front"
@@ -43,17 +42,10 @@ def run_pictures(
         extra: Overrides that come last.
         run: `threestudio.run.run`, or a stand-in.
     """
-    if run is None:
-        run = importlib.import_module("threestudio.run").run
     first, count = batch[0], len(batch)
     sources = [_save_source(trial, path) for trial, path in zip(batch, paths, strict=True)]
-    overrides = (*batch_overrides(batch, sources, folder), *extra)
-    shutil.rmtree(run_folder(first, folder), ignore_errors=True)  # what a killed run left
-    started = time.perf_counter()
-    result = run(first.config, list(overrides), mode="train")
-    seconds = time.perf_counter() - started
-    if result.interrupted:
-        raise KeyboardInterrupt("An interrupted run is no result.")
+    overrides = [*batch_overrides(batch, sources, folder), *extra]
+    result, seconds = train(first, overrides, folder, run)
     # judged is what is saved: 8 bits a colour
     pictures = (result.system.pictures().permute(0, 3, 1, 2).cpu() * 255).round() / 255
     rewards = score_pictures(pictures, [target_of(trial.caption) for trial in batch], evaluation)

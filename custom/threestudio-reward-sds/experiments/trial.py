@@ -42,15 +42,7 @@ def run_trial(
         keep: Keep the run folder (checkpoints, logs); otherwise it is removed after the evaluation.
         run: `threestudio.run.run`, or a stand-in.
     """
-    if run is None:
-        run = importlib.import_module("threestudio.run").run
-    overrides = (*trial_overrides(trial, folder), *extra)
-    shutil.rmtree(run_folder(trial, folder), ignore_errors=True)  # what a killed run left
-    started = time.perf_counter()
-    result = run(trial.config, list(overrides), mode="train")
-    seconds = time.perf_counter() - started
-    if result.interrupted:
-        raise KeyboardInterrupt("An interrupted run is no result.")
+    result, seconds = train(trial, [*trial_overrides(trial, folder), *extra], folder, run)
     views = canonical_views(result.system, evaluation)
     save_views(views, picture)
     verdict = judge_views(views, trial.caption, evaluation)
@@ -94,6 +86,31 @@ def run_folder(trial: Trial, folder: Path) -> Path:
     """Return the folder that the run will make below `folder`."""
     slug = importlib.import_module("threestudio.utils.text").slug
     return folder / slug(trial.method, "default", keep="/") / slug(run_tag(trial), "")
+
+
+def train(
+    trial: Trial, overrides: list[str], folder: Path, run: Callable[..., Any] | None
+) -> tuple[Any, float]:
+    """Train from the beginning; return what `run` returns, and the seconds that it took.
+
+    Args:
+        trial: Names the config and the run folder.
+        overrides: Of the config.
+        folder: Parent of the run folder.
+        run: `threestudio.run.run` if None, or a stand-in.
+
+    Raises:
+        KeyboardInterrupt: If the run was interrupted.
+    """
+    if run is None:
+        run = importlib.import_module("threestudio.run").run
+    shutil.rmtree(run_folder(trial, folder), ignore_errors=True)  # what a killed run left
+    started = time.perf_counter()
+    result = run(trial.config, overrides, mode="train")
+    seconds = time.perf_counter() - started
+    if result.interrupted:
+        raise KeyboardInterrupt("An interrupted run is no result.")
+    return result, seconds
 
 
 def trial_overrides(trial: Trial, folder: Path) -> tuple[str, ...]:
