@@ -1,6 +1,7 @@
 """`diff-gaussian-rasterizer` and its variants: pictures of Gaussians over a background."""
 
 import importlib.util
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -19,7 +20,7 @@ from . import rasterize_gsplat, rasterize_torch
 from .projection import Cameras
 
 
-class GaussianRenderer(Renderer):
+class GaussianRenderer(Renderer, ABC):
     """Draw the Gaussians of a `gaussian-splatting` geometry: by gsplat if it is installed and they
     are on a CUDA device, else by plain torch. The material is not asked."""
 
@@ -108,11 +109,11 @@ class GaussianRenderer(Renderer):
         found = rasterize_torch.rasterize(gaussians, cameras, offsets=torch.stack(points))
         return found, points
 
+    @abstractmethod
     def behind(
         self, count: int, height: int, width: int, rays_d: Optional[Tensor]
     ) -> Float[Tensor, "B H W 3"]:
         """Return what is behind the scene."""
-        raise NotImplementedError
 
 
 @register("diff-gaussian-rasterizer")

@@ -1,5 +1,6 @@
 """Meshes of level sets on a grid over the unit cube; a level is negative inside."""
 
+from abc import ABC, abstractmethod
 from typing import Optional
 
 import torch
@@ -11,16 +12,16 @@ from threestudio.models.packages import optional_package
 from threestudio.models.tetrahedra import EDGES, body_centred_grid, read_grid, surface_table
 
 
-class IsosurfaceHelper(nn.Module):
+class IsosurfaceHelper(nn.Module, ABC):
     """A grid, and how a mesh is taken of the levels at its vertices."""
 
     points_range: tuple[int, int] = (0, 1)
     """Lowest and highest coordinate of the grid and of the meshes."""
 
     @property
+    @abstractmethod
     def grid_vertices(self) -> Float[Tensor, "N 3"]:
         """Where levels are needed, in `points_range`."""
-        raise NotImplementedError
 
     def forward(
         self, level: Float[Tensor, "N 1"], deformation: Optional[Float[Tensor, "N 3"]] = None

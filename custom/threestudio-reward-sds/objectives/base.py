@@ -9,6 +9,7 @@ from torch import Tensor
 
 from threestudio.utils.base import BaseModule
 
+from ..errors import UserError
 from ..priors.base import AbstractPrior, Denoiser
 from ..search import Candidates
 from ..streams import Generators
@@ -94,7 +95,9 @@ class AbstractObjective(BaseModule, ABC):
         mask: Bool[Tensor, "K B"],
     ) -> Float[Tensor, "K B 3 H W"]:
         """Return the same of the image loss."""
-        raise NotImplementedError
+        raise UserError(
+            f"`{type(self).__name__}` has no image loss. Set `system.guidance.use_img_loss: false`."
+        )
 
     def auxiliary_losses(
         self,

@@ -129,14 +129,17 @@ class AbstractPrior(BaseObject, ABC):
 
         `network` stays the pretrained one; `adapted_network` is the one with the adapter.
         """
-        raise UserError(
+        raise self._no_adapter()
+
+    def _no_adapter(self) -> UserError:
+        return UserError(
             f"`{type(self).__name__}` has no adapter, which VSD needs. Use "
             '`system.guidance.prior_type: "stable-diffusion-prior"` or "mvdream-prior".'
         )
 
     def adapted_conditioning(self, prompt_utils: Any, cameras: Cameras) -> Conditioning:
         """Return what `adapted_network` is conditioned on: B rows with camera, B without."""
-        raise NotImplementedError
+        raise self._no_adapter()
 
     def adapted_network(
         self,
@@ -145,7 +148,7 @@ class AbstractPrior(BaseObject, ABC):
         conditioning: Dict[str, Tensor],
     ) -> Float[Tensor, "N c h w"]:
         """Evaluate the network with its adapter, as `network` does without."""
-        raise NotImplementedError
+        raise self._no_adapter()
 
     def bind(self, prompt_utils: Any, cameras: Cameras, chunk_size: int) -> Denoiser:
         """Fix prompt and cameras of one step; a network call gets at most `chunk_size` images."""

@@ -1,5 +1,6 @@
 """`shape_init`: the shape that a signed distance starts from, and how it is brought there."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -118,7 +119,7 @@ def shape_faults(cfg: Any) -> list[str]:
     return faults
 
 
-class StartsFromShape(nn.Module):
+class StartsFromShape(nn.Module, ABC):
     """A geometry whose signed distance starts from `shape_init`: mixed into `BaseGeometry`s."""
 
     cfg: Any
@@ -144,9 +145,9 @@ class StartsFromShape(nn.Module):
             self.take_shape(shape_target(self.cfg))
         self.has_shape = True
 
+    @abstractmethod
     def take_shape(self, target: Distance) -> None:
         """Make the zero set of a level the surface."""
-        raise NotImplementedError
 
 
 def _note_weights(
