@@ -192,3 +192,5 @@ def test_page_curves_and_gallery(caption, tmp_path, monkeypatch):
     assert "![SDS](t-sds.png)" in text and "![curves](t-curves.png)" in text
     assert "4 of 4 pictures" in text and "\n\nWhy.\n\n" in text
     assert "| all: reward minus sds p below 0.01 | +0.0 [-84.2, +84.2], p = 1 | **no** |" in text
+    experiment.picture(*rows[0].key).unlink()
+    assert "![SDS](t-sds.png)" in write_pictures(experiment, rows).read_text(), "it is kept"

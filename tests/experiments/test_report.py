@@ -79,6 +79,12 @@ def test_page_and_gallery(by_method, tmp_path, monkeypatch):
         Image.new("RGB", (256, 64), (200, 30, 30)).save(path)
     assert draw_gallery(experiment, rows, 2, tmp_path / "g.png") is True
     assert Image.open(tmp_path / "g.png").size[0] > 2 * 256
+    drawn = (tmp_path / "g.png").read_bytes()
+    experiment.picture(rows[0].method, rows[0].caption, 0).unlink()
+    assert draw_gallery(experiment, rows, 2, tmp_path / "g.png") is True
+    assert (tmp_path / "g.png").read_bytes() == drawn, "made where all views were, so it is kept"
+    assert draw_gallery(experiment, rows, 2, tmp_path / "h.png") is True
+    assert (tmp_path / "h.png").read_bytes() != drawn, "there is none yet: what there is, is drawn"
     page = render(experiment, rows, "g.png")
     assert "8 of 8 runs on 2 captions" in page
     assert "| reward-sds minus sds | 4 | +50.0 [" in page

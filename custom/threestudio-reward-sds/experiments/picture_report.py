@@ -50,7 +50,7 @@ random ones, and an interval over so few is rather too short than too long."""
 
 
 def write_pictures(experiment: Experiment, rows: list[Row]) -> Path:
-    """Write `<table>.md`, its curves and, for runs of this machine, its galleries."""
+    """Write `<table>.md`, its curves and, of runs of this machine, its galleries."""
     stem = experiment.table.with_suffix("")
     planned = Counter(trial.method for trial in experiment.trials)
     found = [(g, by_method) for g in experiment.groups if (by_method := rows_of(g, rows))]
@@ -208,7 +208,10 @@ def _point(group: Group, method: str, rows: list[Row], measure: str) -> Point:
 def draw_gallery(
     experiment: Experiment, group: Group, by_method: dict[str, list[Row]], path: Path
 ) -> bool:
-    """Draw the first captions, first seed, a column per method; False if a picture is missing."""
+    """Draw the first captions, first seed, a column per method, if their pictures are here.
+
+    If one is missing, a gallery that is already there is kept. Returns whether there is one.
+    """
     rows = next(iter(by_method.values()))
     seed = min(row.seed for row in rows)
     captions = list(dict.fromkeys(row.caption for row in rows))[:GALLERY]
@@ -220,7 +223,7 @@ def draw_gallery(
             picture = experiment.picture(method, caption, seed)
             row = found.get((method, caption, seed))
             if row is None or not picture.exists():
-                return False
+                return path.exists()
             line.append(Cell(picture, verdict_line(row), row.relation_ok and row.looks_ok))
         if ARROW in caption:
             source = source_path(experiment.picture(next(iter(by_method)), caption, seed))

@@ -3,7 +3,7 @@
 Called with the experiment's YAML, as `run.py` (the YAMLs' headers have the command).
 
 Writes `<table>.md` and, when the runs' pictures are on this machine, `<table>.png`, beside the CSV;
-for an experiment that makes pictures see `picture_report.py`.
+a picture made elsewhere is kept. For an experiment that makes pictures see `picture_report.py`.
 """
 
 import argparse
@@ -180,28 +180,30 @@ def relation_table(by_method: dict[str, list[Row]]) -> str:
 
 
 def draw_gallery(experiment: Experiment, rows: list[Row], per_relation: int, path: Path) -> bool:
-    """Draw the first captions of each relation, a column per method; False without pictures."""
+    """Draw the first captions of each relation, a column per method, if the views are here.
+
+    If some are missing, a picture that is already there is kept. Returns whether there is one.
+    """
     seed = min(row.seed for row in rows)
     captions: list[str] = []
     for relation in RELATIONS:
         named = dict.fromkeys(r.caption for r in rows if f" {relation} " in r.caption)
         captions += list(named)[:per_relation]
     found = {row.key: row for row in rows}
-    grid = []
+    grid, missing = [], 0
     for caption in captions:
-        line = []
+        line: list[Cell | None] = []
         for method in experiment.methods:
             row, strip = (
                 found.get((method, caption, seed)),
                 experiment.picture(method, caption, seed),
             )
-            if row is not None and strip.exists():
-                line.append(Cell(strip, verdict_line(row), row.relation_ok))
-            else:
-                line.append(None)
+            seen = row is not None and strip.exists()
+            missing += row is not None and not seen
+            line.append(Cell(strip, verdict_line(row), row.relation_ok) if seen else None)
         grid.append((caption, line))
-    if not any(cell for _, line in grid for cell in line):
-        return False
+    if not any(cell for _, line in grid for cell in line) or (missing and path.exists()):
+        return path.exists()
     draw_grid(grid, experiment.methods, path)
     return True
 
