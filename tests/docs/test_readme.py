@@ -11,6 +11,15 @@ from tests.docs.reference_tables import README, ROOT, components, current_block,
 GAUSSIANS = ROOT / "custom/threestudio-3dgs/README.md"
 EXTENSION = ROOT / "custom/threestudio-reward-sds/README.md"
 PAGES = (README, ROOT / "load/README.md", EXTENSION, GAUSSIANS)
+RESULTS = "custom/threestudio-reward-sds/results"
+PAIRS = ["sds", "reward-sds", "vsd", "reward-vsd"]
+SCENES = {
+    "NeRF, four views": (
+        "blocks-3d-nerf.csv",
+        ["sds", "reward-sds", "mean-sds", "random-sds", "vsd", "reward-vsd"],
+    ),
+    "NeRF, single view": ("blocks-3d-single-view.csv", PAIRS),
+}
 
 
 def test_reference_tables_are_up_to_date():
@@ -61,21 +70,34 @@ def test_make_targets_of_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(
-    ("method", "row"),
-    [("sds", "SDS"), ("reward-sds", "**RewardSDS**"), ("mean-sds", "`mean`"), ("random-sds", "`r")],
-)
-def test_rates_are_those_of_the_committed_runs(method: str, row: str):
-    table = ROOT / "custom/threestudio-reward-sds/results/blocks-3d-nerf.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        runs = [run for run in csv.DictReader(file) if run["method"] == method]
-    relation = sum(run["relation_ok"] == "1" for run in runs) / len(runs)
-    looks = sum(run["shape_ok"] == run["color_ok"] == "1" for run in runs) / len(runs)
-    line = re.search(rf"^\| {re.escape(row)}.*$", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [f"{100 * relation:.1f} %", f"{100 * looks:.1f} %"] == re.findall(
-        r"[\d.]+ %", line.group()
-    )
-    assert f"| {len(runs)} |" in line.group()
+@pytest.mark.parametrize("scene", SCENES)
+def test_rates_are_those_of_the_committed_runs(scene: str):
+    table, methods = SCENES[scene]
+    with (ROOT / RESULTS / table).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = README.read_text(encoding="utf-8")
+    lines = re.findall(rf"^\| {scene} \| (.*%.*) \|$", text, re.MULTILINE)
+    shown = [line.split(" | ") for line in lines]
+    assert len(shown) == len(methods)
+    for method, (_, count, relation, looks, calls) in zip(methods, shown, strict=True):
+        runs = [run for run in rows if run["method"] == method]
+        assert count == str(len(runs))
+        right = sum(run["relation_ok"] == "1" for run in runs) / len(runs)
+        assert relation.strip("*") == f"{100 * right:.1f} %"
+        right = sum(run["shape_ok"] == run["color_ok"] == "1" for run in runs) / len(runs)
+        assert looks == f"{100 * right:.1f} %"
+        assert {run["unet_calls"] for run in runs} == {calls}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_differences_are_those_of_the_committed_report(scene: str):
+    page = (ROOT / RESULTS / SCENES[scene][0]).with_suffix(".md").read_text(encoding="utf-8")
+    pattern = rf"^\| {scene} \| Reward(\w+) minus \1 \| (.*) \|$"
+    shown = re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in shown] == ["SDS", "VSD"]
+    for name, cells in shown:
+        difference = f"reward-{name} minus {name}".lower()
+        assert re.search(rf"^\| {difference} \| \d+ \| {re.escape(cells)} \|", page, re.M)
 
 
 @pytest.mark.parametrize("prior", ["Stable Diffusion 2.1", "MVDream"])
