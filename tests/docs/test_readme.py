@@ -19,6 +19,7 @@ SCENES = {
         ["sds", "reward-sds", "mean-sds", "random-sds", "vsd", "reward-vsd"],
     ),
     "NeRF, single view": ("blocks-3d-single-view.csv", PAIRS),
+    "Gaussians, four views": ("blocks-3d-gaussians.csv", PAIRS),
 }
 
 
