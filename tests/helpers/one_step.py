@@ -78,7 +78,7 @@ def take_step(name: str, prior: str, reward: str, width: int) -> dict[str, Any]:
     )
     sum(value for key, value in out.items() if key.startswith("loss_")).backward()
     adapter = {key: tensor.grad.flatten().tolist() for key, tensor in guidance.named_parameters()}
-    numbers = {key: float(value) for key, value in out.items()}
+    numbers = {key: torch.as_tensor(value).item() for key, value in out.items()}
     return {**numbers, "gradient": rgb.grad.flatten().tolist(), "adapter": adapter}
 
 

@@ -1,10 +1,11 @@
 """Values for the fields of a `Config` dataclass: which keys there are, and what type each needs."""
 
 import dataclasses
+import functools
 import inspect
 from typing import Any, Union, get_args, get_origin
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .overrides import did_you_mean
@@ -47,7 +48,6 @@ def typed_values(
     """
     prefix = f"{path}." if path else ""
     declared = {f.name: f.type for f in dataclasses.fields(fields) if f.init}
-    scratch = OmegaConf.structured(fields)
     typed, faults = {}, []
     for key, value in values.items():
         if key not in declared:
@@ -57,11 +57,17 @@ def typed_values(
             continue
         lists = takes_lists(fields, key)
         try:
-            typed[key] = _convert(scratch, key, value, declared[key], lists)
+            typed[key] = _convert(_scratch(fields), key, value, declared[key], lists)
         except (OmegaConfBaseException, _Refused):
             need = _describe(declared[key], lists)
             faults.append(f"{prefix}{key} is {value!r}, but needs {need}.")
     return typed, faults
+
+
+@functools.cache
+def _scratch(fields: type) -> DictConfig:
+    """Make the config in which OmegaConf converts values, once for each dataclass: it is slow."""
+    return OmegaConf.structured(fields)
 
 
 class _Refused(Exception):
