@@ -3,19 +3,18 @@
 from typing import List
 
 try:
-    from threestudio.utils.errors import UserError
-except ImportError:  # an upstream checkout has no such class
+    from threestudio.utils.errors import NonFiniteError, UserError
+except ImportError:  # an upstream checkout has no such classes
 
     class UserError(ValueError):
         """Something the user asked for cannot be done; the message says what to change."""
 
+    class NonFiniteError(UserError):
+        """A gradient is NaN or infinite in the middle of a run."""
+
 
 class GuidanceConfigError(UserError):
     """The guidance block is wrong; one error lists every fault that was found."""
-
-
-class GradientError(UserError):
-    """The distillation gradient is NaN or infinite in the middle of a run."""
 
 
 def refuse(faults: List[str]) -> None:
@@ -24,4 +23,4 @@ def refuse(faults: List[str]) -> None:
         raise GuidanceConfigError(" ".join(faults))
 
 
-__all__ = ["GradientError", "GuidanceConfigError", "UserError", "refuse"]
+__all__ = ["GuidanceConfigError", "NonFiniteError", "UserError", "refuse"]

@@ -15,7 +15,7 @@ import threestudio
 from threestudio.utils.misc import C, get_rank
 
 from .configuration import ConfiguredGuidance
-from .errors import GradientError
+from .errors import NonFiniteError
 from .priors.base import Cameras, Denoiser
 from .prompts import reward_prompts
 from .rewards.base import AbstractRewardModel
@@ -174,7 +174,7 @@ class CandidateGuidance(ConfiguredGuidance):
     def _bounded(self, gradient: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
         if not torch.isfinite(gradient).all():
             bad = int((~torch.isfinite(gradient)).sum())
-            raise GradientError(
+            raise NonFiniteError(
                 f"The distillation gradient has {bad} values that are NaN or infinite at step "
                 f"{self.step} (timesteps {self.min_step}..{self.max_step}). Lower the learning "
                 "rate or `system.guidance.guidance_scale`, or set "

@@ -10,6 +10,7 @@ from tests.helpers import reference
 from tests.helpers.doubles import Prompts, camera_batch, extension, guidance, render
 from tests.reward_sds.test_search import scene_network
 from threestudio.utils import random
+from threestudio.utils.errors import NonFiniteError
 
 STRATEGIES = ["min-max", "best", "softmax", "mean", "random"]
 VIEWS, BATCH, COUNT = 2, 4, 5
@@ -298,7 +299,8 @@ def test_the_whole_batch_is_accepted():
 
 
 def test_a_nan_gradient_stops_with_a_message():
-    with pytest.raises(ValueError, match=r"NaN or infinite at step 5 .*guidance_scale"):
+    """With the type of error for which Gaussians skip a step."""
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite at step 5 .*guidance_scale"):
         step(guidance("nan-prior", reward_strategy="none"), at=5)
 
 
