@@ -136,8 +136,7 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
     trials = _trials(loaded, captions_of, root)
     if not trials:
         raise ValueError(
-            f"{path} asks for no run: each of `captions`, `seeds` and `methods` needs an entry, "
-            "and the `seeds` of a method must be among those of the experiment."
+            f"{path} asks for no run: each of `captions`, `seeds` and `methods` needs an entry."
         )
     return Experiment(
         name=loaded["name"],
@@ -224,7 +223,7 @@ def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> l
     """List the runs: seed after seed, in each of them all methods of a caption, then the next."""
     weights = _digest_assets(root, loaded.get("assets", []))
     trials: list[Trial] = []
-    for seed in loaded["seeds"]:
+    for seed in _seeds(loaded):
         plans = []
         for method, spec in loaded["methods"].items():
             if seed not in spec.get("seeds", loaded["seeds"]):
@@ -239,6 +238,19 @@ def _trials(loaded: dict[str, Any], captions_of: CaptionSource, root: Path) -> l
             )
         trials += [trial for turn in zip_longest(*plans) for trial in turn if trial]
     return trials
+
+
+def _seeds(loaded: dict[str, Any]) -> list[int]:
+    """List the experiment's seeds, then what methods have besides.
+
+    Raises:
+        ValueError: For a method without seeds.
+    """
+    of_methods = {name: spec.get("seeds", loaded["seeds"]) for name, spec in loaded["methods"].items()}
+    for name, seeds in of_methods.items():
+        if not isinstance(seeds, list) or not seeds:
+            raise ValueError(f"methods.{name}.seeds is {seeds}, but must be a list of one or more.")
+    return list(dict.fromkeys([*loaded["seeds"], *(s for own in of_methods.values() for s in own)]))
 
 
 def _flat(overrides: list[str | list[str]]) -> list[str]:
