@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from picture_trial import ARROW, batch_overrides
-from plan import load_experiment
+from picture_trial import batch_overrides
+from plan import ARROW, load_experiment
 from rows import PictureRow, read_rows
 from run import block_captions, execute
 from threestudio.utils.config import merge_configs
@@ -103,7 +103,8 @@ def test_a_family_has_its_reward_version_and_two_controls(experiment, settings, 
     runs = {m: {t.key[1:] for t in experiment.trials if t.method == m} for m in methods}
     assert len(runs[family]) >= 100 and all(keys == runs[family] for keys in runs.values())
     (group,) = (group for group in experiment.groups if group.baseline == family)
-    assert set(group.methods) == set(methods) and group.reward == methods[1]
+    references = {"unedited"} if family == "dds" else set()
+    assert set(group.methods) == {*methods, *references} and group.reward == methods[1]
     baseline, reward, mean, long = (settings[method].system.guidance for method in methods)
     assert (reward.n_noises, reward.preview_steps, reward.reward_duration) == (6, 1, 1.0)
     assert reward.reward_strategy_type == "min-max" and mean.reward_strategy_type == "mean"

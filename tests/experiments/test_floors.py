@@ -47,10 +47,10 @@ def test_a_floor_may_ask_for_a_p_value(by_method, p_below, met):
     assert found.endswith(", p = 0.5") and is_met is met
 
 
-def rates(**right):
-    """Rows of methods on 40 captions, of which the first so many are right."""
+def rates(captions=40, **right):
+    """Rows of methods on captions of which the first so many are right."""
     return {
-        name: [row(name, f"caption {i}", 0, i < count) for i in range(40)]
+        name: [row(name, f"caption {i}", 0, i < count) for i in range(captions)]
         for name, count in right.items()
     }
 
@@ -65,6 +65,14 @@ def test_equal_is_what_the_interval_says(right, margin, met):
     floor = {"measure": "all", "method": "b", "minus": "a", "equal_within": margin}
     assert floor_name(floor) == f"all: b minus a equal within {margin}"
     assert check_floor(rates(a=20, b=right), floor)[1] is met
+
+
+@pytest.mark.parametrize("captions, met", [(28, None), (35, None), (36, True), (40, True)])
+@pytest.mark.parametrize("right", [0, 1])
+def test_few_captions_cannot_be_shown_equal_however_they_agree(captions, met, right):
+    """None of n differs, or one: 1 - 0.025^(1/n) is below 10 % from 36 on."""
+    floor = {"measure": "all", "method": "b", "minus": "a", "equal_within": 10}
+    assert check_floor(rates(captions, a=0, b=right), floor)[1] is met
 
 
 def test_an_undecided_floor_is_called_so():

@@ -11,6 +11,7 @@ from picture_report import (
     curve_rows,
     difference_table,
     group_section,
+    kind_table,
     p_text,
     rate_table,
     reading,
@@ -56,6 +57,11 @@ def rows_of(method, right, reward=10.0, outside=None):
 def test_reading(right, reward, words):
     """Of 20 captions 8 are right: 18 are better, 0 worse at p < 0.01, 7 and 9 neither."""
     assert reading(rows_of("reward", right, reward), rows_of("sds", 8)) == words
+
+
+def test_a_judge_that_finds_all_right_cannot_rise():
+    found = reading(rows_of("reward", 20, 30.0), rows_of("sds", 20))
+    assert found == "reward up, judge could not rise"
 
 
 def test_a_reward_that_rises_on_few_captions_has_not_risen():
@@ -122,6 +128,7 @@ def test_tables():
     assert "| SDS | 20 | 20.0 [" in rates and "| 400 | 2.0 |" in rates
     assert "| RewardSDS | 20 | 100.0 [83.2, 100.0] |" in rates
     assert "| difference | pairs | all right % | p | relation right % | p |" in differences
+    assert "| optimised reward | p | reading |" in differences
     assert "| RewardSDS minus SDS | 20 | +80.0 [" in differences
     assert "+20.00 [all equal]" in differences
     assert "outside" not in rates
@@ -133,6 +140,27 @@ def test_edits_have_what_they_changed_outside():
     assert "| +2.00 [-15.18, +18.51] |" in difference_table(GROUP, by_method, PLANNED)
 
 
+def test_edits_are_shown_by_what_is_edited():
+    """Of two colours, a shape and a relation."""
+    source = "a red cube on top of a blue cone"
+    targets = [f"a {color} cube on top of a blue cone" for color in ("green", "cyan")]
+    targets += ["a red torus on top of a blue cone", "a red cube under a blue cone"]
+    base = dataclasses.replace(PICTURE, color_ok=True, seed=0, outside=0.01)
+    by_method = {
+        method: [
+            dataclasses.replace(base, caption=f"{source} -> {target}", relation_ok=i < right)
+            for i, target in enumerate(targets)
+        ]
+        for method, right in {"sds": 1, "reward": 3}.items()
+    }
+    lines = kind_table(GROUP, by_method).splitlines()
+    assert lines[2] == "| edit of the | runs | SDS | RewardSDS |"
+    assert lines[4].startswith("| colour | 2 | 50.0 [") and "| 100.0 [" in lines[4]
+    assert lines[5].startswith("| shape | 1 | 0.0 [") and "| 100.0 [" in lines[5]
+    assert lines[6].startswith("| relation | 1 | 0.0 [") and "| 0.0 [" in lines[6]
+    assert kind_table(GROUP, by_method) in group_section(GROUP, by_method, PLANNED)
+
+
 def test_curves_have_a_chart_for_the_judge_and_one_for_the_reward():
     curve = dataclasses.replace(GROUP, kind="curve")
     by_method = {"sds": rows_of("sds", 4), "reward": rows_of("reward", 20, 30.0)}
@@ -141,6 +169,10 @@ def test_curves_have_a_chart_for_the_judge_and_one_for_the_reward():
         [[20.0, 100.0]],
         [[10.0, 30.0]],
     ]
+    by_method["reward"] = by_method["reward"][2:]
+    (judged, _) = curve_rows([(curve, by_method)])
+    assert [p.y for p in judged[0].points] == [pytest.approx(100 * 2 / 18), 100.0]
+    assert "| SDS | 18 | 11.1 [" in rate_table(curve, by_method, {"sds": 20, "reward": 18})
     assert charts[0][0].points[0].x == 400 and charts[0][0].points[1].label == "RewardSDS"
     assert curve_rows([(GROUP, by_method)]) == []
 

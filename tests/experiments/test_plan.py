@@ -53,6 +53,28 @@ def test_runs_of_a_caption_stand_together_and_seeds_of_a_method_are_kept(load):
     assert experiment.methods == ["sds", "random"]
 
 
+def test_a_method_may_have_more_seeds_than_the_others(load):
+    trials = load(YAML.replace("seeds: [0]}", "seeds: [1, 5]}")).trials
+    assert {(t.method, t.seed) for t in trials} == {
+        *(("sds", 0), ("sds", 1)),
+        *(("random", 1), ("random", 5)),
+    }
+
+
+@pytest.mark.parametrize(
+    "seeds, message",
+    [("[]", "asks for no run of random: "), ("3", r"methods\.random\.seeds is 3, but must be a")],
+)
+def test_a_method_without_seeds_is_named(load, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        load(YAML.replace("seeds: [0]}", f"seeds: {seeds}}}"))
+
+
+def test_a_file_that_is_not_yaml_is_named(load):
+    with pytest.raises(ValueError, match=r"tiny\.yaml cannot be read"):
+        load(YAML + "\n}")
+
+
 def test_captions_may_be_listed(load):
     text = YAML.replace("{split: dev, per_relation: 1}", '["a cone"]')
     assert {t.caption for t in load(text).trials} == {"a cone"}

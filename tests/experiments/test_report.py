@@ -19,7 +19,7 @@ from report import (
     render,
 )
 from rows import append_rows
-from tests.experiments.samples import CAPTIONS, PICTURE, two_methods
+from tests.experiments.samples import CAPTIONS, PICTURE, row, two_methods
 
 
 @pytest.fixture
@@ -103,6 +103,18 @@ def test_rows_know_the_batch_that_they_share_something_with(tmp_path):
         None,
         None,
     ]
+
+
+def test_rows_of_another_config_are_not_reported(tmp_path):
+    trials = [Trial("sds", CAPTIONS[0], 0, "a.yaml", (), "a.yaml@1")]
+    parts = ("tiny", trials, tmp_path / "t.csv", Evaluation(), [], Path("tiny.yaml"))
+    append_rows(tmp_path / "t.csv", [row("sds", CAPTIONS[0], 0, relation=True)])
+    assert len(planned_rows(Experiment(*parts))) == 1
+    other = dataclasses.replace(trials[0], config_id="a.yaml@2")
+    with pytest.raises(
+        ValueError, match="made with a.yaml@1, the experiment now asks for a.yaml@2"
+    ):
+        planned_rows(dataclasses.replace(Experiment(*parts), trials=[other]))
 
 
 def test_a_wrong_experiment_is_one_message(tmp_path, monkeypatch, capsys):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import run as run_module
-from plan import Evaluation, Experiment, Trial, pending_batches
+from plan import Evaluation, Experiment, Trial, load_experiment, pending_batches
 from rows import PictureRow, append_rows, read_rows
-from run import block_captions, execute, main, prepare, select, standing
+from run import block_captions, check_judged, execute, main, prepare, select, standing
 from tests.experiments.samples import ROW
 
 
@@ -92,6 +92,8 @@ def test_some_runs_can_be_selected(experiment):
     [
         (["--methods", "sds", "vsd"], "no method vsd. --methods takes"),
         (["--limit", "0"], "or more"),
+        (["--fresh", "--methods", "vsd"], "no method vsd"),
+        ([], "No judge in 'nowhere'"),
     ],
 )
 def test_a_selection_of_nothing_is_refused_before_anything_runs(
@@ -101,11 +103,44 @@ def test_a_selection_of_nothing_is_refused_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").touch()
     Path("tiny.yaml").write_text(
-        "{name: tiny, captions: [a cone], seeds: [0], methods: {sds: {config: a.yaml}}, table: t}"
+        "{name: tiny, captions: [a red cone], seeds: [0], methods: {sds: {config: a.yaml}}, "
+        "table: t, evaluation: {judge: nowhere}}"
     )
+    append_rows(Path("t"), [ROW])
     assert main(["tiny.yaml", *options]) == 2
     assert message in capsys.readouterr().err
-    assert not Path("outputs").exists()
+    assert not Path("outputs").exists() and read_rows(Path("t")) == [ROW]
+
+
+@pytest.mark.parametrize("option", ["--workers", "--threads"])
+def test_none_at_a_time_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["tiny.yaml", option, "0"])
+    assert "0 is not 1 or more" in capsys.readouterr().err
+
+
+def test_a_caption_that_cannot_be_judged_is_refused_before_anything_runs(experiment):
+    """Of an edit both sides are looked at."""
+    judge = Evaluation(judge=run_module.ROOT / "load/blocks/judge")
+    trials = [dataclasses.replace(experiment.trials[0], caption="a red cube -> a hamburger")]
+    wrong = dataclasses.replace(experiment, evaluation=judge, trials=trials)
+    with pytest.raises(ValueError, match="'a hamburger' is not a solid of the blocks world"):
+        check_judged(wrong)
+
+
+def test_a_finished_table_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "prepare", lambda threads: None)
+    monkeypatch.setattr(run_module, "check_judged", lambda experiment: None)
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").touch()
+    Path("tiny.yaml").write_text(
+        "{name: tiny, captions: [a cone], seeds: [0], methods: {sds: {config: a.yaml}}, table: t}"
+    )
+    (trial,) = load_experiment(Path("tiny.yaml"), block_captions).trials
+    row = dataclasses.replace(ROW, caption="a cone", seed=0, config=trial.config_id)
+    append_rows(Path("t"), [row])
+    assert main(["tiny.yaml"]) == 0
+    assert "in the table already, nothing is run" in capsys.readouterr().out
 
 
 def test_edits_stand_in_place_of_captions():

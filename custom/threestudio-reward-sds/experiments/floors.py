@@ -5,7 +5,13 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from intervals import Interval, differences, mean_interval, paired_difference
+from intervals import (
+    Interval,
+    differences,
+    mean_interval,
+    paired_difference,
+    unseen_share,
+)
 from measures import compare, limits, measured, p_value, progress
 from rows import Row
 
@@ -60,7 +66,8 @@ def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple
     """Judge one floor: what was found, whether it is met; None where the interval leaves it open.
 
     `at_least` and `at_most` are about the mean, `lower_bound_at_least` about the lower end of its
-    interval. `equal_within` a margin is met by an interval inside of it, and failed by one outside.
+    interval. `equal_within` a margin is failed by an interval outside of it, and met by one inside,
+    if there are so many captions that, were such a share of them different, one would have shown.
     """
     if "steps" in floor:
         return _check_steps(by_method, floor)
@@ -89,7 +96,7 @@ def _within_limits(floor: dict[str, Any], value: float, low: float) -> bool:
 
 def _equal(interval: Interval, margin: float) -> bool | None:
     if -margin <= interval.low and interval.high <= margin:
-        return True
+        return True if 100 * unseen_share(interval.clusters) <= margin else None
     return False if interval.low > margin or interval.high < -margin else None
 
 

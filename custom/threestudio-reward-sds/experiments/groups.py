@@ -81,3 +81,19 @@ def rows_of(group: Group, rows: Iterable[Row]) -> dict[str, list[Row]]:
         if row.method in found:
             found[row.method].append(row)
     return {method: some for method, some in found.items() if some}
+
+
+def comparable(group: Group, by_method: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Keep the runs whose rates can stand side by side: in an ablation those that all methods have.
+
+    Methods of a family have the same runs. Without a run in common nothing is left.
+    """
+    if group.kind == "family" or not by_method:
+        return by_method
+    runs = [{(row.caption, row.seed) for row in rows} for rows in by_method.values()]
+    shared = set.intersection(*runs)
+    found = {
+        method: [row for row in rows if (row.caption, row.seed) in shared]
+        for method, rows in by_method.items()
+    }
+    return found if shared else {}

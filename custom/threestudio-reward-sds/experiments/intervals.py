@@ -173,8 +173,13 @@ def _equal_ends(sums: np.ndarray, counts: np.ndarray, limits: Limits) -> tuple[f
     """Return the same of clusters that have all the same mean."""
     mean = float(sums.sum() / counts.sum())
     least, most = limits or (mean, mean)
-    share = 1 - 0.025 ** (1 / len(sums))
+    share = unseen_share(len(sums))
     return mean - share * (mean - least), mean + share * (most - mean), len(sums)
+
+
+def unseen_share(clusters: int) -> float:
+    """Return the largest share of clusters that may differ though none of so many did, at 95 %."""
+    return 1 - 0.025 ** (1 / clusters)
 
 
 def _exchange(sums: np.ndarray, resamples: int, seed: int) -> float:

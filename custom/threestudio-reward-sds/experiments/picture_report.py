@@ -10,37 +10,46 @@ from statistics import fmean
 
 from curves import Chart, Point, draw_charts
 from floors import floor_table
-from groups import Group, rows_of
+from groups import Group, comparable, rows_of
 from measures import average, compare, measured, p_value, progress
-from picture_trial import ARROW, source_path
+from picture_trial import parse_edit, source_path
 from pictures import Cell, draw_grid
-from plan import Experiment
+from plan import ARROW, Experiment
 from report import commands, machine
 from rows import Row
 
-JUDGED = {"all": "all right %", "relation": "relation right %", "looks": "shape and colour right %"}
-"""Measure of the judge -> heading; the first one decides."""
-SCORED = {"reward": ("optimised reward", 2), "outside": ("changed outside %", 2)}
-"""Measure that a guidance sees, or of edits -> heading, digits."""
+HEADINGS = {
+    "all": "all right %",
+    "relation": "relation right %",
+    "looks": "shape and colour right %",
+    "reward": "optimised reward",
+    "outside": "changed outside %",
+}
+"""Measure -> heading. The first three are the judge's, of which the first one decides; a guidance
+sees the reward; the last one is of edits."""
+DIGITS = {"reward": 2, "outside": 2}
+"""Decimals of a measure, 1 unless given."""
 ALPHA = 0.01
 """Largest p that counts as a difference."""
 SCALE, GALLERY = 3, 8
 """Enlargement of the pictures of a gallery, and its captions."""
 HOW_TO_READ = f"""\
 The judge, a network that no guidance has seen, decides; the optimised reward stands beside it, so
-that a reward that rises without the judge shows. A family has two controls: `mean` averages as many
+that a reward that rises without the judge shows. Controls of a family: `mean` averages as many
 candidates as its reward version without a reward, `long` is its baseline with more steps, of as
 many network images as the reward version. Methods draw the same noise for the same caption and
-seed. Rates are of all runs of a method; differences and tests are of the runs that both methods
-have, and are not read before all runs of both are made. Intervals are of 95 %, bootstrapped over
-captions (10,000 resamples). Where all captions are equal, as at 0 % and 100 %, that has no width:
-the interval is then of the share of captions that may differ though none of so many did (Clopper
-and Pearson, on the number of captions, not of pictures); a reward, which has no limits, is marked
-instead. p is of a paired, two-sided permutation test over captions: the two methods are exchanged
-within captions (99,999 times at random), with all seeds of one. It tests the mean that the table
-shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is not corrected for the
-number of comparisons. The reading of a difference is of judge (all right) and reward, each at
-p < {ALPHA}."""
+seed. Rates of a family are of all runs of a method, rates and curves of an ablation of the runs
+that all its methods have; differences and tests are of the runs that both methods have, and are not
+read before all runs of both are made. Intervals are of 95 %, bootstrapped over captions (10,000
+resamples). Where all captions are equal, as at 0 % and 100 %, that has no width: the interval is
+then of the share of captions that may differ though none of so many did (Clopper and Pearson, on
+the number of captions, not of pictures); next to these ends, where one or two captions differ, the
+bootstrap is rather too short. A reward, which has no limits, is marked instead. p is of a paired,
+two-sided permutation test over captions: the two methods are exchanged within captions, with all
+seeds of one (all exchanges of up to 16 captions, 99,999 random ones of more). It tests the mean
+that the table shows, and needs no distribution; Wilcoxon's ranks would mostly be ties. p is not
+corrected for the number of comparisons. The reading of a difference is of judge (all right) and
+reward, each at p < {ALPHA}."""
 HOW_TO_READ_BATCHES = """\
 Pictures by VSD that were made in one batch share the adapter, its first draw and what it learned,
 so they are not independent even if their captions are. Captions come back in a batch of every seed.
@@ -97,6 +106,8 @@ def group_section(group: Group, by_method: dict[str, list[Row]], planned: Mappin
         planned: How many rows each method will have.
     """
     parts = [f"## {group.title}", rate_table(group, by_method, planned)]
+    if "outside" in _measures(by_method):
+        parts.append(kind_table(group, by_method))
     if differences := difference_table(group, by_method, planned):
         parts.append(differences)
     if group.reward:
@@ -106,14 +117,13 @@ def group_section(group: Group, by_method: dict[str, list[Row]], planned: Mappin
 
 def rate_table(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]) -> str:
     """Means with intervals, and the cost of a picture."""
-    scored = _scored(by_method)
-    heads = [*JUDGED.values(), *(SCORED[m][0] for m in scored), "network images", "seconds"]
+    measures = _measures(by_method)
+    heads = [*(HEADINGS[m] for m in measures), "network images", "seconds"]
     lines = [f"| method | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for method, rows in by_method.items():
-        made, wanted = len(rows), planned[method]
-        cells = [f"{made}" if made == wanted else f"{made} of {wanted}"]
-        cells += [average(rows, m).text(1) for m in JUDGED]
-        cells += [average(rows, m).text(SCORED[m][1]) for m in scored]
+    for method, rows in comparable(group, by_method).items():
+        made, wanted = len(by_method[method]), planned[method]
+        cells = [f"{len(rows)}" if made == wanted else f"{made} of {wanted}"]
+        cells += [average(rows, m).text(DIGITS.get(m, 1)) for m in measures]
         cells += [
             f"{fmean(r.unet_calls for r in rows):.0f}",
             f"{fmean(r.seconds for r in rows):.1f}",
@@ -122,25 +132,39 @@ def rate_table(group: Group, by_method: dict[str, list[Row]], planned: Mapping[s
     return "\n".join(lines)
 
 
+def kind_table(group: Group, by_method: dict[str, list[Row]]) -> str:
+    """Rates of all right by what an edit asks for."""
+    heads = " | ".join(group.methods[method] for method in by_method)
+    lines = [f"| edit of the | runs | {heads} |", "|---" * (len(by_method) + 2) + "|"]
+    by_kind: dict[str, dict[str, list[Row]]] = {}
+    for method, rows in by_method.items():
+        for row in rows:
+            of_method = by_kind.setdefault(parse_edit(row.caption).kind, {})
+            of_method.setdefault(method, []).append(row)
+    for kind, of_method in by_kind.items():
+        counts = "/".join(dict.fromkeys(f"{len(rows)}" for rows in of_method.values()))
+        cells = [average(of_method[m], "all").text(1) if m in of_method else "-" for m in by_method]
+        lines.append(f"| {kind.replace('color', 'colour')} | {counts} | {' | '.join(cells)} |")
+    return "All right %, by what is edited:\n\n" + "\n".join(lines)
+
+
 def difference_table(
     group: Group, by_method: dict[str, list[Row]], planned: Mapping[str, int]
 ) -> str:
     """The group's differences with their tests, each over the runs that both methods have."""
-    scored, lines = _scored(by_method), []
+    measures, lines = _measures(by_method), []
     for pair in group.pairs:
         rows, baseline = (by_method.get(method, []) for method in pair)
         pairs = len(measured(rows, "all").keys() & measured(baseline, "all").keys())
         if not pairs:
             continue
         cells = [" minus ".join(group.methods[method] for method in pair), str(pairs)]
-        for measure in (*JUDGED, *scored):
-            digits = 1 if measure in JUDGED else SCORED[measure][1]
-            cells.append(compare(rows, baseline, measure).text(digits, "+"))
-            if measure in JUDGED:
-                cells.append(p_text(p_value(rows, baseline, measure)))
+        for measure in measures:
+            cells.append(compare(rows, baseline, measure).text(DIGITS.get(measure, 1), "+"))
+            cells.append(p_text(p_value(rows, baseline, measure)))
         cells.append(progress(by_method, pair, planned) or reading(rows, baseline))
         lines.append(f"| {' | '.join(cells)} |")
-    heads = [h for name in JUDGED.values() for h in (name, "p")] + [SCORED[m][0] for m in scored]
+    heads = [head for measure in measures for head in (HEADINGS[measure], "p")]
     header = f"| difference | pairs | {' | '.join(heads)} | reading |"
     return "\n".join([header, "|---" * (len(heads) + 3) + "|", *lines]) if lines else ""
 
@@ -155,6 +179,8 @@ def reading(rows: list[Row], baseline: list[Row]) -> str:
         return f"**worse**, {reward}{': the reward is hacked' if rewarded > 0 else ''}"
     if rewarded == 0:
         return "no difference shown"
+    if rewarded > 0 and min(measured(baseline, "all").values()) == 100:
+        return "reward up, judge could not rise"
     if rewarded > 0 and compare(rows, baseline, "all").mean <= 0:
         return "**reward up, judge not**"
     return f"{reward}, judge undecided"
@@ -187,14 +213,21 @@ def verdict(group: Group, by_method: dict[str, list[Row]], planned: Mapping[str,
 
 def curve_rows(found: list[tuple[Group, dict[str, list[Row]]]]) -> list[list[Chart]]:
     """Return a row of charts for the judge and one for the reward, a column per curve."""
-    curves = [pair for pair in found if pair[0].kind == "curve"]
-    names = {"all": JUDGED["all"], "reward": SCORED["reward"][0]}
+    curves = [
+        (group, shared)
+        for group, by_method in found
+        if group.kind == "curve" and (shared := comparable(group, by_method))
+    ]
     charts = [
         [
-            Chart(group.title, name, [_point(group, m, by_method[m], measure) for m in by_method])
+            Chart(
+                group.title,
+                HEADINGS[measure],
+                [_point(group, method, rows, measure) for method, rows in by_method.items()],
+            )
             for group, by_method in curves
         ]
-        for measure, name in names.items()
+        for measure in ("all", "reward")
     ]
     return charts if curves else []
 
@@ -246,6 +279,6 @@ def p_text(p: float, equals: str = "") -> str:
     return f"{equals}{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
-def _scored(by_method: dict[str, list[Row]]) -> list[str]:
+def _measures(by_method: dict[str, list[Row]]) -> list[str]:
     edits = any(row.outside is not None for rows in by_method.values() for row in rows)
-    return [measure for measure in SCORED if measure != "outside" or edits]
+    return [measure for measure in HEADINGS if measure != "outside" or edits]

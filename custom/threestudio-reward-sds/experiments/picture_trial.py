@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from plan import Batch, Evaluation, Trial
+from plan import ARROW, Batch, Evaluation, Trial
 from rows import PictureRow
 from trial import count_unet_calls, judge_views, run_seed, run_tag, save_views, train
 
-ARROW = " -> "
 VIEW = "front"
 
 

@@ -8,15 +8,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from groups import Group, load_groups
 from rows import PictureRow, Row
 
+ARROW = " -> "
+"""Between source and target of an edit."""
 CaptionSource = Callable[..., list[str]]
 """(split=, per_relation=) -> captions, or (split=, edits=) -> edits as `source -> target`."""
 
@@ -128,15 +132,20 @@ def load_experiment(path: Path, captions_of: CaptionSource, root: Path = Path())
 
     Raises:
         ValueError: For an unknown or missing key, with the allowed ones, for a method's
-            `per_relation` that is none, for no runs at all, for a wrong group, and for captions
-            that `captions_of` does not have.
+            `per_relation` that is none, for no runs at all, for a wrong group, for captions that
+            `captions_of` does not have, and for a file that is not YAML.
     """
-    loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     _check_keys(loaded, path)
     trials = _trials(loaded, captions_of, root)
-    if not trials:
+    idle = set(loaded["methods"]) - {trial.method for trial in trials}
+    if idle or not trials:
         raise ValueError(
-            f"{path} asks for no run: each of `captions`, `seeds` and `methods` needs an entry."
+            f"{path} asks for no run{' of ' if idle else ''}{', '.join(sorted(idle))}: each of "
+            "`captions`, `seeds` and `methods` needs an entry."
         )
     return Experiment(
         name=loaded["name"],
@@ -163,6 +172,18 @@ def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
     """Leave out the batches whose runs all have a row.
 
     Raises:
+        ValueError: As `check_rows` does.
+    """
+    rows = list(rows)
+    check_rows(experiment, rows)
+    done = {row.key for row in rows}
+    return [b for b in experiment.batches if any(trial.key not in done for trial in b)]
+
+
+def check_rows(experiment: Experiment, rows: Iterable[Row]) -> None:
+    """Check that rows are what the experiment asks for now.
+
+    Raises:
         ValueError: If a row was made with another config, other overrides or other weights.
     """
     done = {row.key: row.config for row in rows}
@@ -174,7 +195,6 @@ def pending_batches(experiment: Experiment, rows: Iterable[Row]) -> list[Batch]:
                 f"{trial.config_id}: the config, its overrides or the weights have changed. Rows "
                 "of both would not be comparable. Move the table away, or start anew with --fresh."
             )
-    return [b for b in experiment.batches if any(trial.key not in done for trial in b)]
 
 
 _REQUIRED = {"name", "captions", "seeds", "methods", "table"}
@@ -244,13 +264,13 @@ def _seeds(loaded: dict[str, Any]) -> list[int]:
     """List the experiment's seeds, then what methods have besides.
 
     Raises:
-        ValueError: For a method without seeds.
+        ValueError: For seeds of a method that are no list.
     """
-    of_methods = {name: spec.get("seeds", loaded["seeds"]) for name, spec in loaded["methods"].items()}
-    for name, seeds in of_methods.items():
-        if not isinstance(seeds, list) or not seeds:
-            raise ValueError(f"methods.{name}.seeds is {seeds}, but must be a list of one or more.")
-    return list(dict.fromkeys([*loaded["seeds"], *(s for own in of_methods.values() for s in own)]))
+    own = {name: spec["seeds"] for name, spec in loaded["methods"].items() if "seeds" in spec}
+    for name, seeds in own.items():
+        if not isinstance(seeds, list):
+            raise ValueError(f"methods.{name}.seeds is {seeds}, but must be a list.")
+    return list(dict.fromkeys(chain(loaded["seeds"], *own.values())))
 
 
 def _flat(overrides: list[str | list[str]]) -> list[str]:

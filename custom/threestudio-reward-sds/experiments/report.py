@@ -18,7 +18,7 @@ from statistics import fmean
 from floors import floor_table
 from measures import compare, measured
 from pictures import Cell, draw_grid
-from plan import Experiment, load_experiment
+from plan import Experiment, check_rows, load_experiment
 from rows import Row, read_rows
 from run import block_captions, prepare
 
@@ -60,14 +60,15 @@ def write_scenes(experiment: Experiment, rows: list[Row], per_relation: int) -> 
 
 
 def planned_rows(experiment: Experiment) -> list[Row]:
-    """Read the rows that belong to the experiment as it is written now."""
-    wanted = {(trial.key, trial.config_id) for trial in experiment.trials}
-    batches = experiment.shared_batches()
-    return [
-        replace(row, batch=batches.get(row.key))
-        for row in read_rows(experiment.table, experiment.row_kind)
-        if (row.key, row.config) in wanted
-    ]
+    """Read the rows that belong to the experiment as it is written now.
+
+    Raises:
+        ValueError: If some were made with another config, other overrides or other weights.
+    """
+    rows = read_rows(experiment.table, experiment.row_kind)
+    check_rows(experiment, rows)
+    wanted, batches = {trial.key for trial in experiment.trials}, experiment.shared_batches()
+    return [replace(row, batch=batches.get(row.key)) for row in rows if row.key in wanted]
 
 
 def render(experiment: Experiment, rows: list[Row], picture: str | None) -> str:

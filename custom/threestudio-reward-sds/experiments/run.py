@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from plan import Batch, Evaluation, Experiment, load_experiment, pending_batches
+from plan import ARROW, Batch, Evaluation, Experiment, load_experiment, pending_batches
 from rows import Row, append_rows, drop_rows, read_rows, sort_rows
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,6 +31,8 @@ UNWATCHED = (
 """Overrides of every run: nobody watches."""
 QUIET = (*UNWATCHED, "data.n_test_views=1")
 """The same for a scene in 3D, whose four canonical views replace the turntable."""
+FAILURES = "failures.log"
+"""File of an experiment's folder with the tracebacks of what failed."""
 
 BatchFunction = Callable[[Batch, Evaluation, Path, list[Path]], list[Row]]
 """(runs, how to look at them, parent of their folders, where their pictures go) -> their rows."""
@@ -42,19 +44,26 @@ def main(argv: list[str] | None = None) -> int:
     prepare(args.threads)
     try:
         experiment = load_experiment(Path(args.experiment), block_captions)
-        if args.fresh:
-            experiment.table.unlink(missing_ok=True)
-        todo = pending_batches(experiment, read_rows(experiment.table, experiment.row_kind))
+        rows = [] if args.fresh else read_rows(experiment.table, experiment.row_kind)
+        todo = pending_batches(experiment, rows)
         todo = select(todo, experiment.methods, args.methods, args.limit)
+        check_judged(experiment)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if args.fresh:
+        experiment.table.unlink(missing_ok=True)
+    if not todo:
+        sys.stdout.write("All of these runs are in the table already, nothing is run.\n")
     workers = min(args.workers or max(1, (os.cpu_count() or 1) // args.threads), max(1, len(todo)))
     failures = execute(experiment, todo, workers, args.threads)
     if len(read_rows(experiment.table, experiment.row_kind)) == len(experiment.trials):
         order = [trial.key for trial in experiment.trials]
         sort_rows(experiment.table, order, experiment.row_kind)
-    sys.stdout.write(f"{experiment.table}\n")
+    if failures:
+        sys.stderr.write(f"{failures} failed, see {experiment.folder / FAILURES}.\n")
+    if experiment.table.exists():
+        sys.stdout.write(f"{experiment.table}\n")
     if args.report:
         importlib.import_module("report").main([args.experiment])
     return 1 if failures else 0
@@ -63,13 +72,21 @@ def main(argv: list[str] | None = None) -> int:
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", help="experiment YAML")
-    parser.add_argument("--workers", type=int, help="runs at a time (default: cores / threads)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads per run")
+    parser.add_argument(
+        "--workers", type=_positive, help="runs at a time (default: cores / threads)"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="CPU threads per run")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--limit", type=int, help="stop after this many runs or batches")
     parser.add_argument("--report", action="store_true", help="write the report, too")
     parser.add_argument("--fresh", action="store_true", help="remove the table first")
     return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def prepare(threads: int) -> None:
@@ -129,7 +146,7 @@ def block_captions(
         return [str(caption) for caption in captions.pair_captions(split, per_relation)]
     _check_count("edits", edits, most, split)
     found = importlib.import_module("threestudio-blocks.edits").edits(split, edits)
-    return [f"{edit.source} -> {edit.target}" for edit in found]
+    return [f"{edit.source}{ARROW}{edit.target}" for edit in found]
 
 
 def _check_count(key: str, count: Any, most: int, split: str) -> None:
@@ -138,6 +155,21 @@ def _check_count(key: str, count: Any, most: int, split: str) -> None:
             f"`{key}` of captions is {count}; it must be an integer from 1 to {most}, as "
             f"many as the {split} split has."
         )
+
+
+def check_judged(experiment: Experiment) -> None:
+    """Check before anything is trained that the judge is there and knows what to judge.
+
+    Raises:
+        FileNotFoundError: Without a judge.
+        ValueError: For a caption that is not of the blocks world.
+    """
+    load_extensions()
+    importlib.import_module("threestudio-blocks.judge").Judge.load(experiment.evaluation.judge)
+    parse_caption = importlib.import_module("threestudio-blocks.captions").parse_caption
+    for caption in {trial.caption for trial in experiment.trials}:
+        for text in caption.split(ARROW):
+            parse_caption(text)
 
 
 def load_extensions() -> None:
@@ -162,7 +194,7 @@ def execute(
         function: Makes one batch; the default trains.
 
     Returns:
-        Number of batches that failed; their tracebacks are in the experiment's `failures.log`.
+        Number of batches that failed; their tracebacks are in the experiment's FAILURES.
     """
     outcomes = _here if workers == 0 else _pool
     function = function or (quiet_pictures if experiment.batch else quiet_trial)
@@ -272,7 +304,7 @@ def end_with_parent() -> None:
 
 def _note_failure(experiment: Experiment, fault: str) -> None:
     experiment.folder.mkdir(parents=True, exist_ok=True)
-    with (experiment.folder / "failures.log").open("a", encoding="utf-8") as file:
+    with (experiment.folder / FAILURES).open("a", encoding="utf-8") as file:
         file.write(fault + "\n")
 
 
