@@ -21,7 +21,16 @@ from tqdm import tqdm
 from threestudio.utils.misc import set_cpu_only
 
 from .batches import QUADRANTS, PictureBatch, front_first
-from .captions import COLORS, INVERSE, RELATIONS, Caption, pair_captions, single_captions, with_view
+from .captions import (
+    COLORS,
+    INVERSE,
+    RELATIONS,
+    Caption,
+    pair_captions,
+    pair_splits,
+    single_captions,
+    with_view,
+)
 from .decoded import through_autoencoder
 from .judge import BACKGROUND, Judge
 from .method import reward_sds
@@ -148,8 +157,7 @@ def measure_reward(options: argparse.Namespace) -> dict[str, object]:
     Cameras and backgrounds are drawn as in a distillation. Only views that show the relation
     count: front and back between left and right, all otherwise.
     """
-    pairs = [caption for caption in pair_captions(options.split)][:: len(RELATIONS)]
-    captions = [pair.with_relation(relation) for pair in pairs for relation in RELATIONS]
+    captions = relation_groups(options.split)
     batch = front_first(rendered(captions, SEED + 1, canonical=False))
     reward_class = reward_sds("rewards.clip").CLIPRewardModel
     reward = reward_class({"pretrained_model_name_or_path": str(options.weights / "reward")})
@@ -167,6 +175,12 @@ def measure_reward(options: argparse.Namespace) -> dict[str, object]:
                 shown.append(previewer.preview(*part, generator, rng, timestep, steps))
             numbers[f"S={steps} t={timestep}"] = preferences(reward, torch.cat(shown), captions)
     return numbers
+
+
+def relation_groups(split: str) -> list[Caption]:
+    """List all captions of the pairs of a split: groups of one pair in the order of RELATIONS."""
+    pairs = pair_captions(split)[: len(pair_splits()[split])]  # the first turn names each pair once
+    return [pair.with_relation(relation) for pair in pairs for relation in RELATIONS]
 
 
 def preferences(

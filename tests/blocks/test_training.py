@@ -209,6 +209,17 @@ def test_the_noise_loss_of_an_untrained_prior_reaches_text_and_camera(world):
         assert module.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("split", ["dev", "held-out"])
+def test_the_reward_is_measured_on_every_pair_of_the_split_in_all_relations(split):
+    measured, size = evaluate.relation_groups(split), len(captions.RELATIONS)
+    groups_of_pairs = [measured[start : start + size] for start in range(0, len(measured), size)]
+    for group in groups_of_pairs:
+        assert group == [group[0].with_relation(relation) for relation in captions.RELATIONS]
+    found = [frozenset((group[0].first, group[0].second)) for group in groups_of_pairs]
+    known = {frozenset(pair) for pair in captions.pair_splits()[split]}
+    assert len(found) == len(known) and set(found) == known
+
+
 def test_preferences_count_what_the_reward_ranks_right():
     """A stub that reads the relation from the picture's mean: first always right, then only twisted
     between left and right."""
