@@ -29,6 +29,9 @@ class Candidates:
     """`z_t` of each candidate."""
     timesteps: Int[Tensor, " G"]
     """One timestep per scene."""
+    adapter: Optional[Float[Tensor, "K B c h w"]] = field(default=None, repr=False)
+    """The adapter's prediction at `(noisy, timesteps)`, once VSD has asked for it; zeros for the
+    candidates of weight 0."""
     _known: Optional[Bool[Tensor, "K B"]] = field(default=None, repr=False)
     _kept: Optional[NoisePrediction] = field(default=None, repr=False)
 

@@ -62,6 +62,22 @@ def test_candidates_of_weight_zero_are_not_decoded():
     assert built.prior.decoded == 4 * BATCH + BATCH
 
 
+@pytest.mark.parametrize(("scale_lora", "halves"), [(1.0, 1), (2.0, 2)])
+def test_the_image_loss_of_vsd_costs_no_network_images(scale_lora, halves):
+    """Prior: K candidates, two halves. Adapter: its halves of the weighted ones, then its loss."""
+    built = guidance(
+        "adapted-wavy-prior",
+        "reward-vsd-guidance",
+        n_view=VIEWS,
+        use_img_loss=True,
+        n_noises=4,
+        reward_strategy={"num_best": 1, "num_worst": 1},
+        guidance_scale_lora=scale_lora,
+    )
+    out = built(render(BATCH), Prompts(), **camera_batch(BATCH, torch.float64))
+    assert out["unet_calls"] == sum(built.prior.calls) == BATCH * (4 * 2 + 2 * halves + 1)
+
+
 def test_without_the_setting_there_is_no_such_loss():
     built = guidance(n_view=VIEWS)
     out = built(render(BATCH), Prompts(), **camera_batch(BATCH, torch.float64))

@@ -102,7 +102,9 @@ class VSDObjective(AbstractObjective):
         self, candidates: Candidates, denoiser: Denoiser, mask: Bool[Tensor, "K B"]
     ) -> Tuple[Float[Tensor, "K B c h w"], Float[Tensor, "K B c h w"]]:
         prior = candidates.prediction(denoiser, mask).guided(self.cfg.guidance_scale)
-        return prior, self._lora_prediction(candidates, denoiser.adapted, mask)
+        if candidates.adapter is None:
+            candidates.adapter = self._lora_prediction(candidates, denoiser.adapted, mask)
+        return prior, candidates.adapter
 
     def _lora_prediction(
         self, candidates: Candidates, adapted: Denoiser, mask: Bool[Tensor, "K B"]
