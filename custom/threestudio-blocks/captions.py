@@ -194,11 +194,3 @@ def pair_captions(split: str, num_per_relation: int | None = None) -> list[Capti
 def single_captions(split: str) -> list[Caption]:
     """List the captions of single solids of a split."""
     return [Caption(solid) for solid in single_splits()[split]]
-
-
-def splits() -> dict[str, list[str]]:
-    """List every caption of each split as text: singles first, then pairs."""
-    return {
-        split: [str(c) for c in single_captions(split) + pair_captions(split)]
-        for split in ("train", "dev", "held-out")
-    }

@@ -77,7 +77,7 @@ class Scenes:
     yaws: Float[Tensor, "N 2"]
 
 
-def draw_scenes(num_scenes: int, generator: torch.Generator, single_share: float = 0.25) -> Scenes:
+def draw_scenes(num_scenes: int, generator: torch.Generator) -> Scenes:
     """Draw scenes with shapes and the four relations equally frequent.
 
     Args:

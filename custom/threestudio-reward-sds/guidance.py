@@ -104,7 +104,6 @@ class CandidateGuidance(ConfiguredGuidance):
         azimuth: Float[Tensor, " B"],
         camera_distances: Float[Tensor, " B"],
         c2w: Optional[Float[Tensor, "B 4 4"]] = None,
-        fovy: Optional[Tensor] = None,
         mvp_mtx: Optional[Float[Tensor, "B 4 4"]] = None,
         rgb_as_latents: bool = False,
         scene_seeds: Optional[Int[Tensor, " G"]] = None,
@@ -114,7 +113,7 @@ class CandidateGuidance(ConfiguredGuidance):
 
         With `scene_seeds` what is drawn for a scene depends on its seed and the step alone.
         """
-        cameras = Cameras(elevation, azimuth, camera_distances, c2w, fovy, mvp_mtx)
+        cameras = Cameras(elevation, azimuth, camera_distances, c2w, mvp_mtx)
         self._scene_streams = None if scene_seeds is None else SceneStreams(scene_seeds.tolist())
         strategy = self.strategy if self.step in self.window else self.plain
         drawn = self._stream("encode") if self.objective.draws_latents else None

@@ -29,7 +29,6 @@ def turn(cameras: Cameras, num_views: int) -> Cameras:
         azimuth=(azimuth + 180.0) % 360.0 - 180.0,
         distance=repeat(cameras.distance),
         c2w=None if cameras.c2w is None else _turned(repeat(cameras.c2w), angles.repeat(batch)),
-        fovy=repeat(cameras.fovy),
         mvp=None,
     )
 
@@ -63,7 +62,7 @@ def draw_images(
         seed: Of the noise.
         adapted: Draw from the network with its adapter.
     """
-    names = ("elevation", "azimuth", "camera_distances", "c2w", "fovy", "mvp_mtx")
+    names = ("elevation", "azimuth", "camera_distances", "c2w", "mvp_mtx")
     cameras = Cameras(*(batch.get(name) for name in names))
     num_scenes = len(cameras.azimuth)
     if prior.num_views > 1:

@@ -50,16 +50,14 @@ class Streams:
     rank: int = 0
     """Process index."""
 
-    def __call__(self, name: str, step: int, shared: bool = False) -> torch.Generator:
+    def __call__(self, name: str, step: int) -> torch.Generator:
         """Return the generator of stream `name` at `step`, always in the same state.
 
         Args:
             name: Who draws, e.g. "noise". Streams of different names are independent.
             step: Training step of the draw.
-            shared: All ranks draw the numbers of rank 0, instead of each its own.
         """
-        rank = 0 if shared else self.rank
-        return torch.Generator().manual_seed(stream_seed(self.seed, name, step, rank))
+        return torch.Generator().manual_seed(stream_seed(self.seed, name, step, self.rank))
 
 
 @dataclass(frozen=True)

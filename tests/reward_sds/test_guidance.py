@@ -214,8 +214,6 @@ def test_ranks_share_the_seed_of_the_run_and_draw_their_own_noise(seed_run, monk
         second = guidance(noise_scale=0.1)
     assert (second.streams.seed, second.streams.rank) == (first.streams.seed, 1) == (7, 1)
     assert not torch.equal(step(first)[1], step(second)[1])
-    draws = [torch.rand(3, generator=g.streams("noise", 5, shared=True)) for g in (first, second)]
-    assert torch.equal(*draws)
 
 
 def test_a_step_is_fixed_by_seed_and_step(seed_run):

@@ -48,14 +48,6 @@ def test_the_cpu_generator_reads_32_bits_of_a_seed():
     assert not torch.equal(draw(other), draw(torch.Generator().manual_seed(seed)))
 
 
-def test_a_shared_stream_is_the_one_of_rank_0_everywhere():
-    first, second = streams.Streams(3, rank=0), streams.Streams(3, rank=1)
-    expected = draw(first("noise", 7))
-    assert torch.equal(draw(first("noise", 7, shared=True)), expected)
-    assert torch.equal(draw(second("noise", 7, shared=True)), expected)
-    assert not torch.equal(draw(second("noise", 7)), expected)
-
-
 def test_the_seed_of_the_run_is_the_same_on_every_rank(monkeypatch):
     """Torch is seeded with seed + rank by both launchers; only ours keeps the run's own."""
     monkeypatch.setattr(random, "get_run_seed", lambda: 7)

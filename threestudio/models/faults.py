@@ -46,15 +46,6 @@ def probability_faults(prefix: str, cfg: Any, *names: str) -> list[str]:
     ]
 
 
-def positive_faults(prefix: str, cfg: Any, *names: str) -> list[str]:
-    """List the settings that are not above 0, or not finite."""
-    return [
-        f"`{prefix}.{name}` is {getattr(cfg, name)}; it must be above 0."
-        for name in names
-        if not 0 < getattr(cfg, name) < math.inf
-    ]
-
-
 def count_faults(prefix: str, cfg: Any, *names: str) -> list[str]:
     """List the settings that are below 1."""
     return [

@@ -36,8 +36,6 @@ class Cameras:
     """Distance of the camera from the origin."""
     c2w: Optional[Float[Tensor, "B 4 4"]] = None
     """Camera-to-world matrices (OpenGL axes, z up)."""
-    fovy: Optional[Float[Tensor, " B"]] = None
-    """Vertical field of view, as the data module gives it."""
     mvp: Optional[Float[Tensor, "B 4 4"]] = None
     """Model-view-projection matrices."""
 
