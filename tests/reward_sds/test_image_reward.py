@@ -73,7 +73,7 @@ def test_encoders_in_half_precision_score_nearly_the_same(folder, reward):
     tokens = torch.stack([reward.tokens(prompt) for prompt in PROMPTS])
     pixels, scores = reward.preprocess(images(3)), {}
     for dtype in (torch.float32, torch.float16):
-        model = network.load_network(Path(folder, "ImageReward.pt"), "cpu", dtype)
+        model = network.load_image_reward(Path(folder, "ImageReward.pt"), "cpu", dtype)
         scores[dtype] = model(pixels.to(dtype), tokens[:, 0], tokens[:, 1])
     half, single = scores[torch.float16], scores[torch.float32]
     assert half.dtype == torch.float32 and not torch.equal(half, single)

@@ -85,8 +85,8 @@ ONE = torch.ones(1)
             {f"{UNET}input_blocks.1.0.out_layers.3.weight": None},
             "lacks `model.*out_layers.3.weight`",
         ),
-        ({f"{UNET}out.2.bias": None}, r"UNet lacks .*1 tensor \(`conv_out.bias`\)"),
-        ({f"{UNET}camera_embed.2.bias": None}, "`class_embedding.linear_2.bias`"),
+        ({f"{UNET}out.2.bias": None}, r"UNet lacks .* conv_out.bias\."),
+        ({f"{UNET}camera_embed.2.bias": None}, "lacks .* class_embedding.linear_2.bias"),
         ({f"{VAE}encoder.down.0.block.0.conv2.weight": None}, "lacks `first_stage_model.enc"),
         (
             {f"{VAE}decoder.up.1.upsample.conv.weight": None},
@@ -94,19 +94,19 @@ ONE = torch.ones(1)
         ),
         (
             {f"{UNET}image_embed.{i}.weight": ONE for i in range(5)},
-            r"no place for 5 tensors \(`model.diffusion_model.image_embed.0.weight`.*, \.\.\.\)",
+            r"no place for model.diffusion_model.image_embed.0.weight, .* and 1 more\.",
         ),
         (
             {f"{VAE}decoder.extra.weight": ONE},
-            "no place for 1 tensor .`first_stage_model.decoder.ex",
+            "no place for first_stage_model.decoder.extra.weight",
         ),
         (
             {f"{UNET}input_blocks.1.0.extra.bias": ONE},
-            "no place for 1 tensor .`model.*1.0.extra.bi",
+            "no place for model.*1.0.extra.bias",
         ),
         (
             {f"{UNET}time_embed.0.bias": ONE},
-            "another shape of 1 tensor .`time_embedding.linear_1.b",
+            "another shape of time_embedding.linear_1.bias",
         ),
     ],
 )

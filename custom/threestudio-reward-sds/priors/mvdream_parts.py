@@ -4,11 +4,12 @@ Models are built without memory of their own and take over the tensors of the st
 be mapped from the file: nothing is read before every name and shape is known to be right.
 """
 
-from typing import Any, List
+from typing import Any
 
 import torch
 
 from ..errors import refuse
+from ..networks import differing
 from .mvdream_sizes import (
     CAMERA,
     CLIP,
@@ -22,9 +23,6 @@ from .mvdream_sizes import (
     unet_config,
     vae_config,
 )
-
-NAMED = 3
-"""Tensors that a message names."""
 
 
 def build_unet(state: StateDict) -> Any:
@@ -122,21 +120,13 @@ def fill(model: Any, converted: StateDict, source: StateDict, kind: str) -> Any:
     # A tensor of the file is used if one of the model's lies at the same address.
     used = {found[name].data_ptr() for name in wanted if name in found}
     both = [name for name in wanted if name in found]
-    listed = {
+    differences = {
         "lacks (names of diffusers)": [name for name in wanted if name not in found],
         "has no place for": [name for name, t in source.items() if t.data_ptr() not in used],
         "expects another shape of": [n for n in both if found[n].shape != wanted[n].shape],
     }
-    words = [f"{verb} {_some(names)}" for verb, names in listed.items() if names]
-    if words:
-        told = "; it ".join(words)
+    told = differing(differences)
+    if told:
         refuse([f"The checkpoint is not of MVDream's architecture: its {kind} {told}."])
     model.load_state_dict(found, assign=True)
     return model
-
-
-def _some(names: List[str]) -> str:
-    """Count names and write out the first ones."""
-    shown = ", ".join(f"`{name}`" for name in names[:NAMED])
-    more = ", ..." if len(names) > NAMED else ""
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{more})"

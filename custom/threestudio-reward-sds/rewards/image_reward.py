@@ -17,7 +17,7 @@ from ..networks import number_type, number_type_faults
 from .base import AbstractRewardModel
 from .checkpoint_file import PublishedFile, checksum_faults, verify
 from .clip import BLOCK, CACHE_SIZE, PATH_KEY
-from .image_reward_network import load_network
+from .image_reward_network import load_image_reward
 from .images import CLIP_MEAN, CLIP_STD, normalised
 
 TOKENIZER_KEY = f"{BLOCK}.tokenizer_name_or_path"
@@ -98,7 +98,7 @@ class ImageRewardModel(AbstractRewardModel):
             file = CHECKPOINT.find(path)
             if self.cfg.sha256:
                 verify(str(file), self.cfg.sha256, PATH_KEY, CHECKSUM_KEY)
-            self.model = load_network(file, self.device, dtype)
+            self.model = load_image_reward(file, self.device, dtype)
         with loading(resolve(words), "BERT tokenizer", TOKENIZER_KEY):
             self.tokenizer = load_tokenizer(words, self.model.text.config.vocab_size)
         self.image_size: int = self.model.vision.config.image_size

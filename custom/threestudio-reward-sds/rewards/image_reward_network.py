@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..model_folders import read_json
+from ..networks import differing
+from .checkpoint_file import load_state
 from .clip import PATH_KEY
 
 PREFIXES = {"vision": "blip.visual_encoder.", "text": "blip.text_encoder.", "mlp": "mlp.layers."}
@@ -39,9 +41,6 @@ HEAD_LAYERS = (0, 2, 4, 6, 7)
 
 HEAD_WIDTH = 64
 """Features per attention head."""
-
-SHOWN = 3
-"""Names that a message lists before it counts the rest."""
 
 
 class ImageRewardNetwork(nn.Module):
@@ -107,32 +106,12 @@ def original_name(name: str) -> str:
     return PREFIXES[part] + rest
 
 
-def read_state(file: Path, device: Any) -> Dict[str, Tensor]:
-    """Read the tensors of a checkpoint that scoring needs.
-
-    Raises:
-        UserError: The file holds something else than named tensors.
-    """
-    state = torch.load(file, map_location=device, weights_only=True)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"'{file}' does not hold a dictionary of tensors. Give the published `ImageReward.pt` "
-            f"in `{PATH_KEY}`."
-        )
-    return {name: value for name, value in state.items() if not name.startswith(UNUSED)}
-
-
 def refuse_misfit(file: Path, faults: Dict[str, List[str]]) -> None:
     """Raise one error that names the first few parameters of each kind of fault, if any."""
-    found = [
-        f"{kind}: {', '.join(names[:SHOWN])}"
-        + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        for kind, names in faults.items()
-        if names
-    ]
+    found = differing(faults)
     if found:
         raise UserError(
-            f"'{file}' is not an ImageReward checkpoint; {'; '.join(found)}. Give the published "
+            f"'{file}' is not an ImageReward checkpoint: {found}. Give the published "
             f"`ImageReward.pt` in `{PATH_KEY}`."
         )
 
@@ -193,7 +172,7 @@ def network_sizes(
     return {"vision": vision, "text": text, "head": [shape[f"head_{i}"] for i in HEAD_LAYERS]}
 
 
-def load_network(file: Path, device: Any, dtype: torch.dtype) -> ImageRewardNetwork:
+def load_image_reward(file: Path, device: Any, dtype: torch.dtype) -> ImageRewardNetwork:
     """Load a frozen network; `med_config.json` beside the file may name `num_attention_heads`.
 
     Args:
@@ -202,9 +181,11 @@ def load_network(file: Path, device: Any, dtype: torch.dtype) -> ImageRewardNetw
         dtype: Number type of the two encoders; the head computes in single precision.
 
     Raises:
-        UserError: Names or shapes differ from those of the published network.
+        UserError: The file is damaged or holds anything but tensors by name, or names or shapes
+            differ from those of the published network.
     """
-    state = read_state(file, device)
+    state = load_state(str(file), "", PATH_KEY)
+    state = {name: value for name, value in state.items() if not name.startswith(UNUSED)}
     config = read_json(str(file.parent), "med_config.json") or {}
     sizes = network_sizes(file, state, config.get("num_attention_heads"))
     with torch.random.fork_rng(devices=[]):  # the draws of the run stay where they were
