@@ -1,8 +1,9 @@
 """Faults of a camera configuration, as sentences that contain the fix."""
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
+
+from threestudio.utils.fields import is_number
 
 RANGES = (
     "elevation_range",
@@ -12,11 +13,6 @@ RANGES = (
     "light_distance_range",
 )
 LIGHT_STRATEGIES = ("dreamfusion", "magic3d")
-
-
-def is_number(value: Any) -> bool:
-    """Tell numbers from everything else; a bool is not a number here."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_list(value: Any) -> bool:

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from threestudio.data.checks import is_list, is_number
+from threestudio.data.checks import is_list
 from threestudio.registry import register
 from threestudio.utils.config import parse_structured
-
-MAX_SEED = 2**32
+from threestudio.utils.fields import is_number
+from threestudio.utils.random import MAX_SEED
 
 
 def seed_faults(key: str, seeds: Any) -> list[str]:

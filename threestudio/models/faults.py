@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from threestudio.utils.errors import ConfigError
+from threestudio.utils.fields import is_number
 from threestudio.utils.ops import get_activation
 
 
@@ -26,7 +27,7 @@ def activation_faults(key: str, name: Any) -> list[str]:
 
 def is_real(value: Any) -> bool:
     """Tell finite numbers from everything else."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def color_faults(key: str, value: Any, channels: int) -> list[str]:

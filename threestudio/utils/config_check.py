@@ -19,9 +19,7 @@ from .config import ExperimentConfig, config_to_primitive, parse_structured
 from .errors import ConfigError
 from .fields import field_names, typed_values
 from .lightning_check import lightning_faults
-
-MAX_SEED = 2**32
-"""Seeds are below this."""
+from .random import MAX_SEED
 
 
 def check_config(cfg: Any) -> None:

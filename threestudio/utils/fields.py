@@ -74,6 +74,11 @@ class _Refused(Exception):
     """A value that OmegaConf would accept but the field cannot use."""
 
 
+def is_number(value: Any) -> bool:
+    """Tell ints and floats, infinite ones too, from everything else; a bool is not a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def takes_lists(fields: type, key: str) -> bool:
     """Tell whether the number `key` may be a list: if an extension's class declares it."""
     owner = next(cls for cls in fields.__mro__ if key in inspect.get_annotations(cls))
@@ -85,7 +90,7 @@ def _convert(scratch: Any, key: str, value: Any, declared: Any, lists: bool) -> 
         return list(value) if isinstance(value, tuple) else value
     members = get_args(declared)
     if isinstance(value, (list, tuple)) and _takes_number(declared):
-        if not lists or not all(_is_number(item) for item in value):
+        if not lists or not all(is_number(item) for item in value):
             raise _Refused
         return ListConfig(list(value))
     if get_origin(declared) is tuple:
@@ -106,16 +111,12 @@ def _convert_tuple(value: Any, members: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(value) != len(members):
         raise _Refused
     for item, member in zip(value, members, strict=True):
-        if member in (int, float) and not _is_number(item):
+        if member in (int, float) and not is_number(item):
             raise _Refused
     return tuple(
         float(item) if member is float else item
         for item, member in zip(value, members, strict=True)
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _takes_number(declared: Any) -> bool:

@@ -13,6 +13,9 @@ import torch
 
 from .logging import get_rank
 
+MAX_SEED = 2**32
+"""Seeds that a user gives are below this."""
+
 _run_seed = 0
 
 

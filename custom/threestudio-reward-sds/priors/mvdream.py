@@ -18,6 +18,7 @@ from threestudio.utils.base import BaseObject
 from ..errors import refuse
 from ..model_folders import folder_faults, read_json, resolve
 from ..networks import number_type, number_type_faults
+from .adapter import CAMERA_DIM
 from .base import Cameras, Conditioning
 from .folder import BLOCK, DIFFUSION_FILES, load_latent_diffusion
 from .latent import AbstractLatentPrior
@@ -31,9 +32,6 @@ from .mvdream_checkpoint import (
     load_checkpoint,
 )
 from .text import text_embeddings
-
-CAMERA_DIM = 16
-"""Numbers per camera: a 4x4 matrix."""
 
 
 def camera_embedding(c2w: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B 16"]:

@@ -13,17 +13,13 @@ from threestudio.models.isosurface import (
 )
 from threestudio.models.mesh import Mesh
 from threestudio.utils.errors import UserError
+from threestudio.utils.fields import is_number
 from threestudio.utils.logging import warn
 from threestudio.utils.ops import chunk_batch, scale_tensor
 
 METHODS = {"mt": MarchingTetrahedraHelper, "mc-cpu": MarchingCubeCPUHelper}
 MARGIN = 0.1
 AUTO_FLOOR = 1e-5
-
-
-def is_number(value: Any) -> bool:
-    """Tell ints and floats from everything else."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def isosurface_faults(cfg: Any) -> list[str]:

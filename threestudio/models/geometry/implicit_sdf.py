@@ -15,7 +15,7 @@ from threestudio.models.geometry.base import (
     contract_to_unisphere,
     descent,
 )
-from threestudio.models.geometry.extraction import is_number, isosurface_faults
+from threestudio.models.geometry.extraction import isosurface_faults
 from threestudio.models.geometry.implicit_volume import (
     NORMAL_TYPES,
     analytic_faults,
@@ -36,6 +36,7 @@ from threestudio.models.geometry.shape_init import (
 )
 from threestudio.models.networks import get_encoding, get_mlp
 from threestudio.registry import register
+from threestudio.utils.fields import is_number
 from threestudio.utils.typing import Number
 
 BIASES = ("ellipsoid", "sphere")

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from threestudio.models.geometry.extraction import is_number
 from threestudio.models.geometry.mesh_distance import AXES, MeshDistance, read_mesh
 from threestudio.utils.config import config_to_primitive
+from threestudio.utils.fields import is_number
 from threestudio.utils.misc import broadcast, get_rank
 from threestudio.utils.random import stream
 from threestudio.utils.typing import Number
