@@ -66,7 +66,8 @@ class GaussianRenderer(Renderer, ABC):
         Args:
             c2w: Cameras, OpenGL axes.
             fovy: Vertical fields of view, radians; pixels are square.
-            width: Columns. height: Rows.
+            width: Columns.
+            height: Rows.
             rays_d: Directions of the pixels, for backgrounds that depend on them.
             bg_color: Replaces what is behind the scene: [B 3] or [1 3], or [B H W 3].
             **kwargs: Ignored.

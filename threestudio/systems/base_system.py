@@ -152,10 +152,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         ]
         raise NonFiniteError(
             f"The gradient of {', '.join(bad) or 'the sum of all parameters'} is NaN or infinite "
-            "at "
-            f"step {self.true_global_step}. The parameters were not changed. Lower the learning "
-            "rate "
-            "(`system.optimizer`) or the guidance's scale, or bound its gradient with "
+            f"at step {self.true_global_step}. The parameters were not changed. Lower the learning "
+            "rate (`system.optimizer`) or the guidance's scale, or bound its gradient with "
             "`system.guidance.grad_clip`."
         )
 

@@ -95,9 +95,8 @@ class GuidedMixin:
         share = 100 * (1 - finite.float().mean().item())
         raise NonFiniteError(
             f"{what} is NaN or infinite at step {self.true_global_step} ({share:.1f} % of its "
-            "values). "
-            "Lower the learning rate (`system.optimizer`) or the weights in `system.loss`; under "
-            "16-bit precision try `trainer.precision=32-true`."
+            "values). Lower the learning rate (`system.optimizer`) or the weights in "
+            "`system.loss`; under 16-bit precision try `trainer.precision=32-true`."
         )
 
     def _save_candidates(self) -> None:

@@ -26,9 +26,11 @@ def contract_to_unisphere(
     """Map world points to [0, 1]^3.
 
     Args:
-        points: World points. bbox: Lowest and highest corner of the scene. unbounded: False maps
-        the box to [0, 1]^3 linearly. True maps all of space: the box fills the middle half, and
-            what lies outside is contracted as in mip-NeRF 360, equation 10, with the maximum norm.
+        points: World points.
+        bbox: Lowest and highest corner of the scene.
+        unbounded: False maps the box to [0, 1]^3 linearly. True maps all of space: the box fills
+            the middle half, and what lies outside is contracted as in mip-NeRF 360, equation 10,
+            with the maximum norm.
     """
     low, high = bbox
     if not unbounded:
@@ -146,9 +148,10 @@ def blob_bias(
     """Bias of the raw density that starts a scene as a blob at the origin.
 
     Args:
-        points: World points. kind: A number is the same bias everywhere. "blob" and "blob_magic3d"
-        are `scale * (1 - |x| / std)` (Magic3D),
-            "blob_dreamfusion" is `scale * exp(-|x|^2 / (2 std^2))` (DreamFusion).
+        points: World points.
+        kind: A number is the same bias everywhere. "blob" and "blob_magic3d" are
+            `scale * (1 - |x| / std)` (Magic3D), "blob_dreamfusion" is
+            `scale * exp(-|x|^2 / (2 std^2))` (DreamFusion).
         scale: Height of the blob.
         std: Its width, world units.
     """

@@ -35,8 +35,9 @@ def trilinear(grid: Float[Tensor, "C X Y Z"], coords: Float[Tensor, "N 3"]) -> F
     differentiable.
 
     Args:
-        grid: Values at cell centres. coords: Points in [-1, 1]^3; as in `grid_sample`, the first
-        coordinate runs along the last axis.
+        grid: Values at cell centres.
+        coords: Points in [-1, 1]^3; as in `grid_sample`, the first coordinate runs along the last
+            axis.
     """
     size = torch.tensor(grid.shape[1:], device=grid.device)
     position = (coords.flip(-1) + 1.0) * (0.5 * size) - 0.5
