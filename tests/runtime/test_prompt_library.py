@@ -25,7 +25,7 @@ def library(tmp_path, monkeypatch):
 
 
 def test_keywords_choose_one_entry_of_all_lists(library):
-    library({"dreamfusion": ["a Cat with a hat", "a cat"], "own": ["a dog", "a cat"]})
+    library({"objects": ["a Cat with a hat", "a cat"], "own": ["a dog", "a cat"]})
     assert library_prompt("HAT_cat") == "a Cat with a hat"
     assert library_prompt("dog") == "a dog"
     assert DummyPromptProcessor({"prompt": "lib:dog"})().prompts_vd[1] == "a dog, front view"
@@ -33,23 +33,23 @@ def test_keywords_choose_one_entry_of_all_lists(library):
 
 
 def test_several_matches_are_listed(library):
-    library({"dreamfusion": ["a cat with a hat", "a cat", "a dog"], "own": ["a cat"]})
+    library({"objects": ["a cat with a hat", "a cat", "a dog"], "own": ["a cat"]})
     with pytest.raises(ConfigError, match="'lib:cat', which matches 2 .*: a cat with a hat; a"):
         DummyPromptProcessor({"prompt": "lib:cat"})
-    library({"dreamfusion": [f"a cat and {number} dogs" for number in range(9)]})
+    library({"objects": [f"a cat and {number} dogs" for number in range(9)]})
     assert "matches 9" in (fault := library_faults("lib:cat")[0])
     assert "4 dogs; .... Add keywords" in fault and "5 dogs" not in fault
 
 
 def test_no_match_is_answered_with_the_closest_entries(library):
-    library({"dreamfusion": ["a tall tree", "a squirrel", "a squirrel on a motorbike", "a car"]})
+    library({"objects": ["a tall tree", "a squirrel", "a squirrel on a motorbike", "a car"]})
     with pytest.raises(ConfigError, match="no entry .* closest are: a squirrel on a motorbike; a"):
         library_prompt("squirel_motorcycle")
 
 
 def test_a_missing_or_broken_library_is_reported(library, tmp_path):
     assert "there is no load/prompt_library.json in" in library_faults("lib:cat")[0]
-    for text in ("{", "[]", '{"dreamfusion": 1}'):
+    for text in ("{", "[]", '{"objects": 1}'):
         library(text)
         with pytest.raises(ConfigError, match="cannot be read: .*git checkout"):
             library_prompt("cat")
@@ -59,7 +59,7 @@ def test_the_library_is_clean():
     assert len(ENTRIES) >= 120
     assert len({entry.lower() for entry in ENTRIES}) == len(ENTRIES)
     assert all(entry == " ".join(entry.split()) and "_" not in entry for entry in ENTRIES)
-    assert all(len(entry.split()) >= 3 for entry in LISTS["dreamfusion"])
+    assert all(len(entry.split()) >= 3 for entry in LISTS["objects"])
 
 
 def test_every_entry_is_found_by_its_own_words(monkeypatch):

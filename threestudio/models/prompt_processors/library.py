@@ -9,7 +9,7 @@ from pathlib import Path
 from threestudio.utils.errors import ConfigError
 
 LIBRARY = "load/prompt_library.json"
-"""Lists of prompts by name, `{"dreamfusion": [...], ...}`; all lists are searched."""
+"""Lists of prompts by name, `{"objects": [...], ...}`; all lists are searched."""
 PREFIX = "lib:"
 SHOWN = 5
 """Entries that a message lists."""
@@ -84,5 +84,5 @@ def _entries() -> list[str]:
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"The prompt library {LIBRARY} cannot be read: {error}. It needs lists of prompts by "
-            'name, {"dreamfusion": ["a prompt", ...]}; `git checkout ' + LIBRARY + "` restores it."
+            'name, {"objects": ["a prompt", ...]}; `git checkout ' + LIBRARY + "` restores it."
         ) from error
