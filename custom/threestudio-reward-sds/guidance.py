@@ -188,10 +188,10 @@ class CandidateGuidance(ConfiguredGuidance):
     ) -> Dict[str, Any]:
         """Return what every step logs.
 
-        `unet_calls` counts network images: views, candidates and texts (the two halves of
-        classifier-free guidance; four with Perp-Neg) each count. `grad_norm` is the norm of the
-        combined gradient, as the baseline of Stable Diffusion logs it; MVDream's logs it after the
-        division by B, B times smaller.
+        `unet_calls` counts images through the network, not calls of it: views, candidates and
+        texts (the two halves of classifier-free guidance; four with Perp-Neg) each count.
+        `grad_norm` is the norm of the combined gradient, as the baseline of Stable Diffusion logs
+        it; MVDream's logs it after the division by B, B times smaller.
         """
         return {
             "grad_norm": gradient.norm(),
