@@ -42,7 +42,7 @@ class ConfiguredGuidance(BaseModule):
         n_noises: int = 7
         """K, candidates per step (official YAML 7, paper's 2D runs 10). 1: plain objective."""
         reward_model_type: str = "clip"
-        """Reward, found as `reward-model-<name>`."""
+        """Reward, found as `reward-model-<name>` (official YAML: image-reward)."""
         reward_model: dict = field(default_factory=dict)
         """The reward's settings."""
         reward_strategy_type: str = "min-max"

@@ -253,7 +253,10 @@ class CandidateGuidance(ConfiguredGuidance):
 
 @threestudio.register("reward-sds-guidance")
 class RewardSDSGuidance(CandidateGuidance):
-    """RewardSDS (Eq. 4): `CandidateGuidance` with the SDS objective, the paper's defaults."""
+    """RewardSDS (Eq. 4): `CandidateGuidance` with the SDS objective. Strategy and previews are by
+    default those of the paper, `n_noises` that of the official YAML; the reward is CLIP, where the
+    official release has ImageReward.
+    """
 
 
 @threestudio.register("reward-vsd-guidance")

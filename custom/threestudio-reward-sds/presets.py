@@ -6,43 +6,65 @@ are only registered under the runtime of this repository, and only while their n
 because an upstream checkout brings its own.
 """
 
-from typing import Any, Dict
+from typing import Any, ClassVar, Dict
 
 import threestudio
 
 from .guidance import CandidateGuidance, RewardVSDGuidance
 
-BASELINES: Dict[str, Dict[str, Any]] = {
-    "stable-diffusion-guidance": {
+NO_REWARD = {"reward_strategy_type": "none", "n_noises": 1}
+
+
+class StableDiffusionGuidance(CandidateGuidance):
+    """Baseline: SDS from Stable Diffusion, one view at a time, without a reward."""
+
+    preset: ClassVar[Dict[str, Any]] = {
         "prior_type": "stable-diffusion-prior",
         "objective_type": "sds-objective",
-        "reward_strategy_type": "none",
-        "n_noises": 1,
+        **NO_REWARD,
         "trainer_max_steps": 25000,
-    },
-    "deep-floyd-guidance": {
+    }
+
+
+class DeepFloydGuidance(CandidateGuidance):
+    """Baseline: SDS from DeepFloyd IF, one view at a time in pixels, without a reward."""
+
+    preset: ClassVar[Dict[str, Any]] = {
         "prior_type": "deep-floyd-prior",
         "objective_type": "sds-objective",
-        "reward_strategy_type": "none",
-        "n_noises": 1,
-    },
-    "stable-diffusion-vsd-guidance": {
+        **NO_REWARD,
+    }
+
+
+class StableDiffusionVSDGuidance(RewardVSDGuidance):
+    """Baseline: VSD from Stable Diffusion 2.1, one view at a time, without a reward."""
+
+    preset: ClassVar[Dict[str, Any]] = {
         **RewardVSDGuidance.preset,
-        "reward_strategy_type": "none",
-        "n_noises": 1,
+        **NO_REWARD,
         "trainer_max_steps": 25000,
-    },
-    "mvdream-multiview-diffusion-guidance": {
+    }
+
+
+class MVDreamGuidance(CandidateGuidance):
+    """Baseline: SDS from MVDream, all views of a scene together, without a reward."""
+
+    preset: ClassVar[Dict[str, Any]] = {
         "prior_type": "mvdream-prior",
         "objective_type": "sds-objective",
-        "reward_strategy_type": "none",
-        "n_noises": 1,
-    },
-}
-"""Baseline name to the defaults that make it."""
+        **NO_REWARD,
+    }
 
-OFFICIAL: Dict[str, Dict[str, Any]] = {
-    "reward-mvdream-multiview-diffusion-guidance": {
+
+class OfficialMVDreamGuidance(CandidateGuidance):
+    """RewardSDS from MVDream with the official release's defaults; a reward is used once the
+    config names a strategy.
+
+    The release previews at its `guidance_scale`, 50 in its YAMLs; here the two scales are settings
+    of their own.
+    """
+
+    preset: ClassVar[Dict[str, Any]] = {
         "prior_type": "mvdream-prior",
         "objective_type": "sds-objective",
         "reward_strategy_type": "none",
@@ -53,10 +75,17 @@ OFFICIAL: Dict[str, Dict[str, Any]] = {
         "preview_steps": 15,
         "preview_spacing": "official",
         "preview_guidance_scale": 50.0,
-    },
+    }
+
+
+PRESETS: Dict[str, type] = {
+    "stable-diffusion-guidance": StableDiffusionGuidance,
+    "deep-floyd-guidance": DeepFloydGuidance,
+    "stable-diffusion-vsd-guidance": StableDiffusionVSDGuidance,
+    "mvdream-multiview-diffusion-guidance": MVDreamGuidance,
+    "reward-mvdream-multiview-diffusion-guidance": OfficialMVDreamGuidance,
 }
-"""The official release's guidance to its defaults. It previews at its `guidance_scale`, 50 in its
-YAMLs; here the two scales are settings of their own."""
+"""Names of the baselines and of the official release's guidance."""
 
 OFFICIAL_PARTS = (
     "mvdream-system",
@@ -66,19 +95,11 @@ OFFICIAL_PARTS = (
 """Parts of MVDream that the official release's YAMLs call `reward-<name>`."""
 
 
-def preset_guidance(name: str, preset: Dict[str, Any]) -> type:
-    """Return the guidance class with other defaults, called `name`."""
-    text = f"`{name}`: the guidance with the defaults {preset}."
-    attributes = {"preset": preset, "__doc__": text, "__module__": __name__}
-    vsd = preset["objective_type"] == "vsd-objective"
-    return type(name, (RewardVSDGuidance if vsd else CandidateGuidance,), attributes)
-
-
 def register_presets() -> None:
     """Register all of these where our runtime is present and their names are free."""
     if not getattr(threestudio, "IS_REWARD_SDS_RUNTIME", False):
         return
-    for name, preset in {**BASELINES, **OFFICIAL}.items():
-        threestudio.register(name, preset=True)(preset_guidance(name, preset))
+    for name, guidance in PRESETS.items():
+        threestudio.register(name, preset=True)(guidance)
     for part in OFFICIAL_PARTS:
         threestudio.register(f"reward-{part}", preset=True)(threestudio.find(part))

@@ -64,6 +64,14 @@ def settings(cls: type) -> list[tuple[str, str, str]]:
     return [(field.name, _default(field), meanings.get(field.name, "")) for field in fields]
 
 
+def other_defaults(cls: type) -> dict[str, str]:
+    """Return the keys whose default a component's `preset` changes, and that default."""
+    preset = getattr(cls, "preset", {})
+    own = {key: default for key, default, _ in settings(cls)}
+    changed = {key: _yaml(value) for key, value in preset.items()}
+    return {key: default for key, default in changed.items() if own.get(key) != default}
+
+
 def render(registered: dict[str, type]) -> str:
     """Write the tables as markdown."""
     parts = []
@@ -73,6 +81,10 @@ def render(registered: dict[str, type]) -> str:
         for title, rows in _grouped_settings(registered, names):
             parts.append(f"{title}\n\n| key | default | meaning |\n|---|---|---|")
             parts[-1] += "".join(f"\n| `{k}` | `{d}` | {_cell(m)} |" for k, d, m in rows)
+        presets = {name: other_defaults(registered[name]) for name in names}
+        if any(presets.values()):
+            parts.append("Other defaults of some of them:\n\n| name | defaults |\n|---|---|")
+            parts[-1] += "".join(f"\n| `{n}` | {_listed(p)} |" for n, p in presets.items() if p)
     return "\n\n".join(parts)
 
 
@@ -121,6 +133,10 @@ def _grouped_settings(
         own = [row for row in rows if row not in shared]
         if own:
             yield ", ".join(f"`{name}`" for name in members) + ":", own
+
+
+def _listed(defaults: dict[str, str]) -> str:
+    return ", ".join(f"`{key}: {default}`" for key, default in defaults.items())
 
 
 def _children(keys: set[str]) -> dict[str, str]:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.reference_tables import README, ROOT, components, current_block, render, settings
+from tests.docs.reference_tables import (
+    README,
+    ROOT,
+    _yaml,
+    components,
+    current_block,
+    other_defaults,
+    render,
+    settings,
+)
+from tests.helpers.doubles import extension
 
 GAUSSIANS = ROOT / "custom/threestudio-3dgs/README.md"
 EXTENSION = ROOT / "custom/threestudio-reward-sds/README.md"
@@ -40,6 +50,20 @@ def test_every_setting_says_what_it_means():
         if not meaning
     ]
     assert not silent
+
+
+def test_defaults_of_a_guidance_are_those_that_it_uses():
+    guidances = {n: cls for n, cls in components().items() if getattr(cls, "preset", None)}
+    text = render(guidances)
+    for name, cls in guidances.items():
+        shown = {key: default for key, default, _ in settings(cls)} | other_defaults(cls)
+        used, _ = extension("settings").examine(cls, {})
+        used = {**used["prior"], **used}
+        plain = {key: default for key, default in shown.items() if default != "{}"}  # no blocks
+        assert {key: _yaml(used[key]) for key in plain} == plain
+        line = ", ".join(f"`{key}: {default}`" for key, default in other_defaults(cls).items())
+        assert f"| `{name}` | {line} |" in text
+    assert '`objective_type: "vsd-objective"`' in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

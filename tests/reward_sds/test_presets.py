@@ -51,7 +51,7 @@ SPELLED_OUT = {
 """The same in our words."""
 
 
-@pytest.mark.parametrize("name", [*presets.BASELINES, OFFICIAL])
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_are_the_same_class_with_other_defaults(name):
     cls = threestudio.find(name)
     assert issubclass(cls, extension("guidance").CandidateGuidance)
