@@ -152,7 +152,8 @@ def total_loss(out: dict[str, Any]) -> Any:
 
 
 def one_at_a_time(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any, float]:
-    """Do what the guidance does, candidate after candidate, without sharing anything."""
+    """Do what the guidance does with a reward, candidate after candidate, without sharing anything;
+    for objectives without losses of their own."""
     torch = importlib.import_module("torch")
     parts = importlib.import_module("threestudio-reward-sds.guidance")
     guidance, prompt_utils = system.guidance, system.prompt_utils
@@ -162,6 +163,7 @@ def one_at_a_time(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any,
     latents = guidance.prior.encode(render, guidance._stream("encode"))
     z = latents.detach()
     denoiser = guidance.prior.bind(prompt_utils, cameras, guidance.cfg.chunk_size)
+    denoiser = guidance.objective.conditioned(denoiser)
     prompts = parts.reward_prompts(prompt_utils, cameras, guidance.cfg.reward_view_dependent)
     noise = guidance._stream("noise")
     rewards, gradients = [], []
@@ -174,7 +176,7 @@ def one_at_a_time(system: Any, render: Any, batch: dict[str, Any]) -> tuple[Any,
             mask = torch.ones(1, len(t), dtype=torch.bool, device=z.device)
             gradients.append(guidance.objective.gradient(z, again, denoiser, mask))
         weights = guidance.strategy(torch.cat(rewards), guidance._stream("strategy"))
-        gradient = parts.combine(weights, torch.cat(gradients))
+        gradient = guidance._bounded(parts.combine(weights, torch.cat(gradients)))
     return parts.surrogate_loss(latents, gradient), denoiser.images_evaluated
 
 
