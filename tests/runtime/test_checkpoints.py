@@ -49,9 +49,41 @@ def test_a_damaged_file_is_one_clear_message_with_the_alternatives(tmp_path: Pat
         read_checkpoint(path)
 
 
+def test_damaged_numbers_are_found_by_their_checksum(tmp_path: Path):
+    """torch alone reads them as they are."""
+    path = tmp_path / "last.ckpt"
+    write_checkpoint({**STATE, "state_dict": {"w": torch.ones(10_000)}}, path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["state_dict"]["w"].min() == 0
+    with pytest.raises(CheckpointError, match="it is damaged .a checksum is wrong"):
+        read_checkpoint(path)
+
+
+def test_a_folder_names_the_checkpoint_in_it(tmp_path: Path):
+    """That of the newest run, and `last.ckpt` before others."""
+    folders = [tmp_path / "name" / run / "ckpts" for run in ("older", "newer")]
+    for age, folder in enumerate(reversed(folders)):
+        for name in ("last.ckpt", "epoch=0-step=5.ckpt"):
+            write_checkpoint(STATE, folder / name)
+            os.utime(folder / name, (1000 - age, 1000 - age))
+    last = folders[1] / "last.ckpt"
+    for folder in (tmp_path, tmp_path / "name", folders[1].parent, folders[1]):
+        with pytest.raises(CheckpointError, match=f"is a folder.* Did you mean {last}\\?"):
+            read_checkpoint(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="is a folder.* There is no checkpoint in it"):
+        read_checkpoint(tmp_path / "empty")
+
+
 def test_a_missing_file_and_a_foreign_file(tmp_path: Path):
     with pytest.raises(CheckpointError, match="does not exist"):
         read_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "README.md").write_text("# Read me")
+    with pytest.raises(CheckpointError, match="it is not a checkpoint, which would be a zip"):
+        read_checkpoint(tmp_path / "README.md")
     torch.save({"w": torch.ones(1)}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not a training checkpoint"):
         read_checkpoint(tmp_path / "other.ckpt")

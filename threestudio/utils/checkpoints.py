@@ -1,8 +1,9 @@
 """Checkpoint files: written in one piece, read without running code that they contain."""
 
 import os
+import zipfile
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -50,12 +51,17 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = "cpu") -> dict[s
     """Read a training checkpoint that holds tensors and plain containers only.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, not a training checkpoint, or wants to run
-            code.
+        CheckpointError: If the file is missing, a folder, damaged (checksums are compared), not a
+            training checkpoint, or wants to run code.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"'{path}' is a folder, not a checkpoint.{_newest_in(path)}")
     if not path.is_file():
         raise CheckpointError(f"Checkpoint '{path}' does not exist.{_neighbours(path)}")
+    reason = _file_fault(path)
+    if reason is not None:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be read: {reason}.{_neighbours(path)}")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
@@ -77,6 +83,30 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = "cpu") -> dict[s
             f"epoch.{_neighbours(path)}"
         )
     return checkpoint
+
+
+def _file_fault(path: Path) -> Optional[str]:
+    """Say what is wrong with a file as such; torch reads damaged numbers without a word."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start and start != b"PK":
+        return "it is not a checkpoint, which would be a zip archive"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_damaged = archive.testzip() is not None
+    except Exception as error:  # a damaged file may fail in any way
+        return f"it is damaged or incomplete ({type(error).__name__})"
+    return "it is damaged (a checksum is wrong)" if is_damaged else None
+
+
+def _newest_in(folder: Path) -> str:
+    """Name the newest `last.ckpt`, or else checkpoint, of a run or a folder of runs."""
+    patterns = ("*.ckpt", "ckpts/*.ckpt", "*/ckpts/*.ckpt", "*/*/ckpts/*.ckpt")
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    if not found:
+        return " There is no checkpoint in it."
+    newest = max(found, key=lambda path: (path.name == "last.ckpt", path.stat().st_mtime))
+    return f" Did you mean {newest}?"
 
 
 def _neighbours(path: Path) -> str:
