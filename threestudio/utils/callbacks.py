@@ -212,8 +212,9 @@ class CodeSnapshotCallback(VersionedCallback):
 class ConfigSnapshotCallback(VersionedCallback):
     """Writes the resolved configuration (`parsed.yaml`) and a copy of the YAML (`raw.yaml`).
 
-    Of several YAMLs `raw.yaml` is the merge, not resolved. A resumed run keeps the `raw.yaml` that
-    is there: it is what the user wrote.
+    `parsed.yaml` is without `resume`: a later run with it would else continue this checkpoint
+    unasked. Of several YAMLs `raw.yaml` is the merge, not resolved. A resumed run keeps the
+    `raw.yaml` that is there: it is what the user wrote.
     """
 
     def __init__(
@@ -239,7 +240,8 @@ class ConfigSnapshotCallback(VersionedCallback):
             dump_config(raw, OmegaConf.merge(*map(OmegaConf.load, self.config_paths)))
         elif not keep:
             shutil.copyfile(first, raw)
-        dump_config(os.path.join(self.savedir, "parsed.yaml"), self.config)
+        parsed = OmegaConf.merge(self.config, {"resume": None})
+        dump_config(os.path.join(self.savedir, "parsed.yaml"), parsed)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save_config_snapshot()
