@@ -19,11 +19,13 @@ MIRRORS = {
 }
 """Models that left the hub, and their living mirrors; a prior's `mirrors` adds to them."""
 NO_MIRRORS: Mapping[str, str] = {}
+FOLDERS = (".", "/", "~", "models/")
+"""How a folder starts: the hub has no owner `models`, which is where `fetching` puts its models."""
 
 
 def is_local(path: str) -> bool:
     """Whether `path` means a folder on this machine rather than a hub id."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or "\\" in path
+    looks_local = path.startswith(FOLDERS) or path.count("/") != 1 or "\\" in path
     return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
 
 

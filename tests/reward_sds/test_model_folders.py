@@ -27,9 +27,10 @@ COMPONENTS = [
 ]
 
 
-def test_both_lists_of_mirrors_are_the_same():
-    """The extension has one of its own, because an upstream checkout has none."""
-    assert extension("model_folders").MIRRORS == source.MIRRORS
+def test_folders_and_mirrors_are_those_of_the_runtime():
+    """The extension has its own, because an upstream checkout has none."""
+    folders = extension("model_folders")
+    assert (folders.FOLDERS, folders.MIRRORS) == (source.FOLDERS, source.MIRRORS)
 
 
 @pytest.mark.parametrize("name", ["stable-diffusion-prior", "mvdream-prior", "deep-floyd-prior"])
@@ -62,6 +63,17 @@ def test_a_missing_or_incomplete_folder_names_the_command(name, key, hub_id, emp
     told = "|".join(component.check(component.Config(**block)))
     assert f"{key}` is '{path}'" in told
     assert f"On a machine with a network run `hf download {hub_id} " in told.split(key)[1]
+
+
+@pytest.mark.parametrize("name, key, hub_id", COMPONENTS)
+def test_a_folder_that_was_not_fetched_yet_is_no_hub_id(name, key, hub_id, tmp_path, monkeypatch):
+    """Even where there is no `models` at all."""
+    monkeypatch.chdir(tmp_path)
+    component = threestudio.find(name)
+    block = {**vars(component.Config()), key: "models/sd21"}
+    told = "|".join(component.check(component.Config(**block))).split(key)[1]
+    assert "is 'models/sd21', but there is no " in told and f"looked in {tmp_path}" in told
+    assert f"`hf download {hub_id} " in told
 
 
 def _cached(load, folder, path, **options):

@@ -217,6 +217,8 @@ def test_a_prompt_that_is_cut_is_reported(encoder_folder, monkeypatch):
 def test_a_missing_model_is_answered_with_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="no such folder.*text_encoder and tokenizer.*hf downl"):
         build("load/nothing/here")
+    with pytest.raises(ConfigError, match="no such folder.*text_encoder and tokenizer.*hf downl"):
+        build("models/sd21")
     (tmp_path / "tokenizer").mkdir()
     with pytest.raises(ConfigError, match="that folder has no text_encoder in it.*hf download sd2"):
         build(str(tmp_path))

