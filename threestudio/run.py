@@ -25,7 +25,7 @@ from threestudio.utils.checkpoints import read_checkpoint
 from threestudio.utils.config import ExperimentConfig, merge_configs, parse_structured
 from threestudio.utils.config_check import check_config
 from threestudio.utils.errors import CheckpointError, ConfigError
-from threestudio.utils.logging import get_rank, warn
+from threestudio.utils.logging import get_rank, info, warn
 from threestudio.utils.misc import set_cpu_only
 from threestudio.utils.random import set_run_seed
 
@@ -72,7 +72,7 @@ def run(
         merged.n_gpus = 1
     checkpoint = read_checkpoint(merged.resume) if merged.get("resume") else None
     if checkpoint is not None and mode == "train":
-        _compare_lengths(merged)
+        _compare_lengths(merged, checkpoint["global_step"])
     cfg = parse_structured(ExperimentConfig, merged)
     try:
         with warnings.catch_warnings():
@@ -97,12 +97,18 @@ def run(
     )
 
 
-def _compare_lengths(cfg: Any) -> None:
-    """Say so when a run is continued to another length than its guidance plans for.
+def _compare_lengths(cfg: Any, done: int) -> None:
+    """Say so when a run of `done` steps has no more to do, or is continued to another length than
+    its guidance plans for.
 
     A run's `parsed.yaml` has the number that `${trainer.max_steps}` stood for.
     """
     steps = (cfg.get("trainer") or {}).get("max_steps")
+    if steps is not None and 0 <= steps <= done:
+        warn(
+            f"Nothing is left to train: '{cfg.resume}' is already at step {done} of {steps}. Give "
+            "trainer.max_steps=... to go on."
+        )
     guidance = (cfg.get("system") or {}).get("guidance") or {}
     planned = guidance.get("trainer_max_steps")
     if steps is not None and planned is not None and planned != steps:
@@ -171,6 +177,7 @@ def _execute(
     mode: str,
     command: str,
 ) -> None:
+    info(f"Results are saved to {cfg.trial_dir}")
     if mode == "train":
         trainer.loggers = [*trainer.loggers, *system.get_loggers()]
         write_notes(cfg.trial_dir, command, resumed=checkpoint is not None)

@@ -292,6 +292,31 @@ def test_a_longer_continuation_names_both_overrides(
     assert len(said) == 1
 
 
+def test_where_the_results_are_is_said_in_every_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "info", said.append)
+    first = run(toys.write(tmp_path), ["exp_root_dir=out", "trainer.max_steps=2"])
+    parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
+    for mode in ("validate", "test"):
+        run(parsed, [f"resume={resume}"], mode=mode)
+    assert said == ["Results are saved to out/toy/a_cube"] * 3
+
+
+def test_a_finished_run_says_that_nothing_is_left_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "warn", said.append)
+    first = run(toys.write(tmp_path), ["trainer.max_steps=2"])
+    parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
+    run(parsed, [f"resume={resume}"], mode="test")
+    assert said == []
+    run(parsed, [f"resume={resume}"])
+    assert len(said) == 1 and "already at step 2 of 2. Give trainer.max_steps=" in said[0]
+
+
 def test_the_first_interrupt_ends_the_training_with_a_checkpoint_and_its_test(tmp_path: Path):
     former = signal.getsignal(signal.SIGINT)
     result = run(toys.write(tmp_path, guidance={"interrupt_at": 3}), ["trainer.max_steps=50"])

@@ -70,11 +70,9 @@ class BaseLift3DSystem(BaseSystem):
         )
 
     def on_fit_start(self) -> None:
-        """Say where pictures will be, and give a new geometry the shape that it is to start as."""
+        """Warn if pictures have no place, and give a new geometry the shape that it starts as."""
         if self._save_dir is None:
             warn("No folder to save to was set: pictures cannot be saved.")
-        else:
-            info(f"Results are saved to {os.path.relpath(self.get_save_dir())}")
         if hasattr(self.geometry, "initialize_shape") and not self.resumed:
             self.geometry.initialize_shape()
 
