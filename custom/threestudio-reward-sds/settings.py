@@ -122,9 +122,12 @@ def examine(guidance: type, block: Any) -> Tuple[Dict[str, Any], List[str]]:
 
 
 def _reward_roles(values: Dict[str, Any]) -> List[str]:
-    """Name the roles that will be built: a reward only when the strategy reads it."""
+    """Name the roles that will be built: a reward only when the strategy reads it.
+
+    A strategy that does not exist is taken for one that does: its name is misspelt.
+    """
     strategy, _ = find_role("reward_strategy", values["reward_strategy_type"])
-    scored = values["n_noises"] != 1 and getattr(strategy, "needs_rewards", False)
+    scored = values["n_noises"] != 1 and getattr(strategy, "needs_rewards", True)
     return ["reward_strategy", "reward_model"] if scored else ["reward_strategy"]
 
 

@@ -134,6 +134,12 @@ def test_all_faults_are_told_at_once_before_anything_is_built():
     )
 
 
+def test_a_misspelt_strategy_does_not_hide_a_misspelt_reward():
+    told = faults(reward_strategy_type="minmax", reward_model_type="image_reward")
+    assert len(told) == 2
+    assert "'min-max'" in told[0] and "'image-reward'" in told[1]
+
+
 def test_refuse_raises_all_faults_of_a_component_at_once():
     refuse = extension("errors").refuse
     refuse([])

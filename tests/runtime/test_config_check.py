@@ -75,6 +75,10 @@ def test_a_right_config_has_none():
         ({"trainer__max_step": 1}, "trainer.max_step is not a known key. Did you mean `max_steps`"),
         ({"trainer__max_steps": "ten"}, "trainer.max_steps is 'ten'"),
         ({"trainer__max_steps": -1}, "max_steps is not set, and the camera data never ends"),
+        (
+            {"trainer__max_steps": -5, "checkpoint__every_n_train_steps": -5},
+            "trainer.max_steps is -5, but needs a whole number, 0 or more",
+        ),
         ({"trainer__num_sanity_val_steps": {}}, "num_sanity_val_steps is {}, but needs a whole"),
         ({"trainer__enable_progress_bar": 3}, "enable_progress_bar is 3, but needs true or false"),
         ({"trainer__val_check_interval": 0}, "val_check_interval is 0, but needs a number of step"),

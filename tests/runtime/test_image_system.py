@@ -202,6 +202,17 @@ def test_faults_of_the_system(change: dict, message: str, tmp_path: Path):
     assert any(message in fault for fault in config_faults(made))
 
 
+@pytest.mark.parametrize("prompts", ["a red cube", 7])
+def test_prompts_that_are_no_list_are_not_counted(prompts: Any, tmp_path: Path):
+    made = config(tmp_path) | {"tag": "x", "checkpoint": {}}
+    made["system"] |= {
+        "prompt_processor_type": "dummy-prompt-processor",
+        "prompt_processor": {"prompts": prompts},
+    }
+    message = f"system.prompt_processor.prompts is {prompts!r}, but needs a list of texts or null."
+    assert config_faults(made) == [message]
+
+
 def test_a_guidance_that_knows_no_size_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not say how large its images are"):
         run(write(tmp_path), ["system.guidance_type=toy-guidance", "system.guidance.n_view=1"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from omegaconf import ListConfig
 from torch import Tensor
 
 from threestudio.registry import find, register
@@ -40,7 +41,8 @@ class ImageSystem(GuidedMixin, BaseSystem):
             if not cfg[f"{part}_type"]
         ]
         prompts, seeds = cfg.prompt_processor.get("prompts"), cfg.image.get("seeds", [0])
-        if prompts and len(prompts) != len(seeds):
+        both_lists = all(isinstance(each, (list, ListConfig)) for each in (prompts, seeds))
+        if both_lists and prompts and len(prompts) != len(seeds):
             missing.append(
                 f"`system.prompt_processor.prompts` has {len(prompts)} prompts, but there are "
                 f"{len(seeds)} images, one for each of `system.image.seeds`. Give as many, or one "

@@ -16,6 +16,8 @@ _NAMES = {
     bool: "true or false",
     str: "text",
     dict: "a mapping of keys to values",
+    list[str]: "a list of texts",
+    list[int]: "a list of whole numbers",
     type(None): "null",
 }
 

@@ -49,6 +49,8 @@ def lightning_faults(cfg: dict[str, Any]) -> list[str]:
     faults = _unknown_keys("trainer", trainer, Trainer)
     if isinstance(blocks["trainer"], dict):
         faults += _trainer_faults(trainer)
+    if _length_faults(trainer):  # what is `${trainer.max_steps}` here is the same fault
+        checkpoint = {k: v for k, v in checkpoint.items() if v != trainer.get("max_steps")}
     faults += _unknown_keys("checkpoint", checkpoint, ModelCheckpoint, CHECKPOINT_KEYS)
     return faults + _checkpoint_faults(checkpoint, ModelCheckpoint)
 
@@ -70,14 +72,7 @@ def _trainer_faults(trainer: dict[str, Any]) -> list[str]:
         for key, (right, need) in NUMBERS.items()
         if trainer.get(key) is not None and not right(trainer[key])
     ]
-    steps = trainer.get("max_steps", -1)
-    if not _is_whole(steps):
-        faults.append(f"trainer.max_steps is {steps!r}, but needs a whole number.")
-    elif steps < 0 and trainer.get("max_time") is None and trainer.get("max_epochs") is None:
-        faults.append(
-            "trainer.max_steps is not set, and the camera data never ends. Set the number of "
-            "training steps, e.g. `trainer.max_steps=10000`."
-        )
+    faults += _length_faults(trainer)
     precision = trainer.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
         faults.append(f"trainer.precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
@@ -89,6 +84,18 @@ def _trainer_faults(trainer: dict[str, Any]) -> list[str]:
             "raise `data.batch_size`."
         )
     return faults
+
+
+def _length_faults(trainer: dict[str, Any]) -> list[str]:
+    steps = trainer.get("max_steps", -1)
+    if not _is_whole(steps) or steps < -1:
+        return [f"trainer.max_steps is {steps!r}, but needs a whole number, 0 or more."]
+    if steps >= 0 or trainer.get("max_time") is not None or trainer.get("max_epochs") is not None:
+        return []
+    return [
+        "trainer.max_steps is not set, and the camera data never ends. Set the number of "
+        "training steps, e.g. `trainer.max_steps=10000`."
+    ]
 
 
 def _rolling_faults(checkpoint: dict[str, Any]) -> list[str]:
