@@ -178,7 +178,7 @@ def component_faults(
     config = OmegaConf.structured(cls.Config)
     for key, value in block.items():
         if key not in known:
-            faults.append(unknown_key(key, known, where))
+            faults.append(unknown_key(key, known, where) + _left_over(key, where.split(".")[-1]))
             continue
         try:
             OmegaConf.update(config, key, value, merge=False)
@@ -190,6 +190,24 @@ def component_faults(
                 f"{OmegaConf.to_container(OmegaConf.structured(cls.Config))[key]!r}."
             )
     return OmegaConf.to_container(config), faults + list(cls.check(config))
+
+
+def _left_over(key: str, role: str) -> str:
+    """Name the other components of a role that have the key: a merge may have left it behind."""
+    prefix = PREFIXES.get(role)
+    if prefix is None:
+        return ""
+    names = [name for name in threestudio.__modules__ if name.startswith(prefix)]
+    owners = [
+        f"'{name[len(prefix) :]}'"
+        for name in sorted(names)
+        if key in field_names(threestudio.__modules__[name].Config)
+    ]
+    if not owners:
+        return ""
+    return (
+        f" It is one of {', '.join(owners)}: delete it from the YAML if it is left over from there."
+    )
 
 
 def field_names(config: type) -> set:

@@ -110,6 +110,16 @@ def test_each_fault_is_explained(block, parts):
     assert all(part in fault for part in parts), fault
 
 
+def test_settings_of_another_reward_or_strategy_say_whose_they_are():
+    """Upstream's merge keeps them when the command line changes the type."""
+    (fault,) = faults(reward_strategy_type="softmax", reward_strategy={"num_worst": 1})
+    assert fault == (
+        "`system.guidance.reward_strategy.num_worst` is not a key of this block. There are: "
+        "temperature. It is one of 'min-max', 'random': delete it from the YAML if it is left over "
+        "from there."
+    )
+
+
 def test_too_few_candidates_for_a_strategy():
     (fault,) = faults(n_noises=3)
     assert fault == (

@@ -7,6 +7,7 @@ from typing import Any, List, Optional, Tuple, Union
 import pytest
 from omegaconf import OmegaConf
 
+from threestudio.extensions import load_extensions
 from threestudio.utils.config import (
     C_max,
     ExperimentConfig,
@@ -112,6 +113,53 @@ def test_precedence_files_then_overrides_then_keywords():
         "seed": 9,
         "data": {"a": 1, "b": 2, "c": 3, "new": [1, 2.5]},
     }
+
+
+SWAPPED = """
+system:
+  material_type: no-material
+  material: {n_output_dims: 3, color_activation: sigmoid}
+  guidance_type: reward-sds-guidance
+  guidance:
+    guidance_scale: 4.0
+    reward_strategy_type: min-max
+    reward_strategy: {num_best: 1, num_worst: 1, lambda_best: 0.9}
+"""
+STRATEGY = "system.guidance.reward_strategy"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "block"),
+    [
+        ([f"{STRATEGY}_type=softmax"], {}),
+        ([f"{STRATEGY}_type=best"], {"num_best": 1}),
+        ([f"{STRATEGY}_type=random"], {"num_best": 1, "num_worst": 1, "lambda_best": 0.9}),
+        ([f"{STRATEGY}_type=min-max"], {"num_best": 1, "num_worst": 1, "lambda_best": 0.9}),
+        ([f"{STRATEGY}.temperature=5", f"{STRATEGY}_type=softmax"], {"temperature": 5}),
+        ([f"{STRATEGY}_type=softmax", f"{STRATEGY}.num_best=3"], {"num_best": 3}),
+        ([f"{STRATEGY}_type=mean", f"{STRATEGY}=null"], None),
+        ([f"{STRATEGY}_type=best", f"{STRATEGY}=null", f"{STRATEGY}.num_best=2"], {"num_best": 2}),
+        ([f"{STRATEGY}_type=no-such"], {"num_best": 1, "num_worst": 1, "lambda_best": 0.9}),
+    ],
+)
+def test_another_component_loses_the_settings_that_it_does_not_have(overrides, block):
+    """What the command line sets itself stays, so that mistakes in it are told."""
+    load_extensions()
+    cfg = config_to_primitive(merge_configs(SWAPPED, cli_args=overrides, from_string=True))
+    assert cfg["system"]["guidance"]["reward_strategy"] == block
+
+
+def test_a_later_yaml_exchanges_components_too_and_flat_blocks_stay():
+    load_extensions()
+    later = """
+    system:
+      material_type: diffuse-with-point-light-material
+      material: {ambient_only_steps: 5}
+      guidance_type: stable-diffusion-guidance
+    """
+    cfg = config_to_primitive(merge_configs(SWAPPED, later, from_string=True))["system"]
+    assert cfg["material"] == {"ambient_only_steps": 5}
+    assert cfg["guidance"]["guidance_scale"] == 4.0 and len(cfg["guidance"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .fields import component_name, typed_values
 from .logging import warn
 from .overrides import apply_override, did_you_mean
+from .swaps import without_leftovers
 from .text import slug
 from .typing import Number
 
@@ -134,13 +135,17 @@ def merge_configs(
     *sources: str, cli_args: Optional[list[str]] = None, from_string: bool = False, **kwargs: Any
 ) -> DictConfig:
     """Merge YAML files, then `key=value` overrides, then keyword arguments, and resolve all
-    interpolations.
+    interpolations. Each of them may exchange components of those before it, see `swaps`.
 
     Raises:
         ConfigError: For a missing file, bad YAML, a missing `???` value, or an interpolation that
             leads nowhere.
     """
-    config = OmegaConf.merge(*(_read_yaml(source, from_string) for source in sources))
+    config = OmegaConf.create()
+    for source in sources:
+        yaml = _read_yaml(source, from_string)
+        config = OmegaConf.merge(_prepared(config, yaml), yaml)
+    config = _prepared(config, _named_types(cli_args or []))
     for override in cli_args or []:
         apply_override(config, override)
     config = OmegaConf.merge(config, kwargs)
@@ -156,6 +161,20 @@ def merge_configs(
     except OmegaConfBaseException as error:
         key = f"`{error.full_key}`" if getattr(error, "full_key", None) else "A value"
         raise ConfigError(f"{key} cannot be resolved: {_first_line(error)}") from error
+    return config
+
+
+def _prepared(config: DictConfig, later: DictConfig) -> DictConfig:
+    plain = (OmegaConf.to_container(part, resolve=False) for part in (config, later))
+    return OmegaConf.create(without_leftovers(*plain))
+
+
+def _named_types(overrides: list[str]) -> DictConfig:
+    """Return what overrides set of the keys that name a component."""
+    config = OmegaConf.create()
+    for override in overrides:
+        if override.partition("=")[0].endswith("_type"):
+            apply_override(config, override)
     return config
 
 
