@@ -129,18 +129,18 @@ def _find_one(name: str) -> type:
 
 
 def describe_unknown(name: str) -> str:
-    """Say why `name` cannot be found and what to type instead."""
+    """Say why `name` cannot be found: an extension that failed to import, or what to type."""
     if not name:
         return "A component's type is empty. Set the key ending in '_type' to a registered name."
-    close = difflib.get_close_matches(name, _modules, n=3, cutoff=0.5)
     text = f"Unknown component '{name}'."
-    if close:
-        text += " Did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
-    else:
-        text += " Registered are: " + ", ".join(sorted(_modules)) + "."
     for extension, reason in _import_failures.items():
         text += f" It may belong to the extension '{extension}', which failed to import: {reason}"
-    return text
+    if _import_failures:
+        return text  # names that are close to a missing one would lead astray
+    close = difflib.get_close_matches(name, _modules, n=3, cutoff=0.5)
+    if close:
+        return text + " Did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+    return text + " Registered are: " + ", ".join(sorted(_modules)) + "."
 
 
 def remember_import_failure(extension: str, reason: Optional[str]) -> None:

@@ -2,9 +2,13 @@
 
 import csv
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 from tests.docs.reference_tables import (
     README,
@@ -16,7 +20,8 @@ from tests.docs.reference_tables import (
     render,
     settings,
 )
-from tests.helpers.doubles import extension
+from tests.helpers import doubles
+from threestudio import registry
 
 GAUSSIANS = ROOT / "custom/threestudio-3dgs/README.md"
 EXTENSION = ROOT / "custom/threestudio-reward-sds/README.md"
@@ -57,7 +62,7 @@ def test_defaults_of_a_guidance_are_those_that_it_uses():
     text = render(guidances)
     for name, cls in guidances.items():
         shown = {key: default for key, default, _ in settings(cls)} | other_defaults(cls)
-        used, _ = extension("settings").examine(cls, {})
+        used, _ = doubles.extension("settings").examine(cls, {})
         used = {**used["prior"], **used}
         plain = {key: default for key, default in shown.items() if default != "{}"}  # no blocks
         assert {key: _yaml(used[key]) for key in plain} == plain
@@ -86,6 +91,38 @@ def test_every_config_of_gaussians_is_on_their_page():
     stems = {path.stem for path in ROOT.glob("custom/threestudio-3dgs/configs/*.yaml")}
     stems |= {path.stem for path in ROOT.glob("custom/*/configs/*gaussian*.yaml")}
     assert not [stem for stem in stems if f"`{stem}`" not in text]
+
+
+@pytest.fixture
+def new_components() -> Iterator[None]:
+    """Run the Python snippets of the README as the modules they are meant to be, then undo it."""
+    before = registry.snapshot()
+    snippets = re.findall(r"^```python$(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
+    for package, source in zip(("rewards", None), snippets, strict=True):
+        parent = ".".join(filter(None, ("threestudio-reward-sds", package)))
+        module = ModuleType(f"{parent}.mine")
+        module.__package__ = parent
+        sys.modules[module.__name__] = module  # where dataclasses look for the class's module
+        exec(source, module.__dict__)
+    yield
+    registry.restore(before)
+    for name in ("threestudio-reward-sds.rewards.mine", "threestudio-reward-sds.mine"):
+        del sys.modules[name]
+
+
+def test_the_reward_and_the_strategy_of_the_readme_work(new_components: None):
+    built = doubles.guidance(
+        reward_model_type="mine",
+        reward_model={"brightness": 2.0},
+        reward_strategy_type="mine",
+        reward_strategy={"power": 2.0},
+    )
+    out = built(doubles.render(2), doubles.Prompts(), **doubles.camera_batch(2))
+    assert 0 < out["reward"] < 2 and out["selected_share"] == 0.75
+    images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    assert built.reward(images, ["a", "b"]).tolist() == [0, 2]
+    weights = built.strategy(torch.tensor([[1.0], [3.0], [2.0]]), None)
+    assert weights.flatten().tolist() == pytest.approx([0, 0.8, 0.2])
 
 
 def test_make_targets_of_the_readme_exist():
