@@ -28,7 +28,7 @@ from .schedules import (
 )
 from .search import Candidates, CandidateSearch
 from .sheets import CandidateSheet
-from .strategies import AbstractStrategy, NoStrategy
+from .strategies import AbstractStrategy, NoStrategy, checked_weights
 from .streams import Generators, SceneStreams, Streams, run_seed
 
 
@@ -130,7 +130,7 @@ class CandidateGuidance(ConfiguredGuidance):
                 previews = self.search.preview(candidates, denoiser)
                 prompts = reward_prompts(prompt_utils, cameras, self.cfg.reward_view_dependent)
                 rewards = self._score(previews, prompts)
-            weights = strategy(rewards, self._stream("strategy"))
+            weights = checked_weights(strategy, rewards, self._stream("strategy"))
             gradients = self.objective.gradient(z, candidates, denoiser, weights != 0)
             gradient = self._bounded(combine(weights, gradients))
         losses = {

@@ -17,7 +17,7 @@ from torch import Tensor
 import threestudio
 from threestudio.utils.base import BaseObject
 
-from .errors import refuse
+from .errors import UserError, refuse
 from .streams import Generators, draw
 
 
@@ -74,6 +74,37 @@ class AbstractStrategy(BaseObject, ABC):
         self, rewards: Float[Tensor, "K G"], generators: Generators
     ) -> Float[Tensor, "K G"]:
         """Return the weights of the candidates' gradients; `generators` are for random schemes."""
+
+
+class StrategyError(UserError):
+    """A strategy returned something that cannot weigh candidates."""
+
+
+def checked_weights(
+    strategy: AbstractStrategy, rewards: Float[Tensor, "K G"], generators: Generators
+) -> Float[Tensor, "K G"]:
+    """Call the strategy and make sure that it returned one finite weight per candidate.
+
+    Raises:
+        StrategyError: It did not.
+    """
+    weights, name = strategy(rewards, generators), type(strategy).__name__
+    if not torch.is_tensor(weights) or weights.shape != rewards.shape:
+        found = f"shape {list(weights.shape)}" if torch.is_tensor(weights) else repr(weights)[:80]
+        raise StrategyError(
+            f"{name} returned weights of {found} for rewards of shape {list(rewards.shape)} "
+            "(candidates, scenes). A strategy returns a tensor of one weight per reward."
+        )
+    bad = (~torch.isfinite(weights)).nonzero()
+    if len(bad):
+        candidate, scene = bad[0].tolist()
+        column = ", ".join(f"{reward:.4g}" for reward in rewards[:, scene].tolist())
+        raise StrategyError(
+            f"The weight of candidate {candidate}, scene {scene} is "
+            f"{weights[candidate, scene].item()} ({name}, rewards {column}). Weights must be "
+            "finite. Mind rewards that are all equal."
+        )
+    return weights
 
 
 @threestudio.register("reward-strategy-none")

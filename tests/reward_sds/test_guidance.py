@@ -316,6 +316,13 @@ def test_a_bad_reward_stops_with_a_message(scores, text):
         step(built)
 
 
+def test_bad_weights_stop_with_a_message(monkeypatch):
+    built = guidance(reward_strategy="softmax")
+    monkeypatch.setattr(built.strategy.cfg, "temperature", float("nan"))
+    with pytest.raises(ValueError, match="weight of candidate 0, scene 0 is nan .*Softmax"):
+        step(built)
+
+
 def test_a_batch_that_is_not_whole_scenes_is_explained():
     check_scenes = extension("priors.latent").check_scenes
     with pytest.raises(ValueError, match="6 images, .* 4 views .*multiview-camera-datamodule"):

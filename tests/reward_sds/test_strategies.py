@@ -136,3 +136,23 @@ def test_none_asks_for_one_candidate_whatever_is_requested():
 def test_bad_settings_are_explained(name, settings, text):
     with pytest.raises(ValueError, match=text):
         make(name, **settings)
+
+
+@pytest.mark.parametrize(
+    "weights, text",
+    [
+        (lambda rewards: rewards[:, 0], r"Mine returned weights of shape \[4\] .* shape \[4, 2\]"),
+        (lambda rewards: rewards.tolist(), r"Mine returned weights of \[\[1.0, 1.0\], "),
+        (
+            lambda rewards: (rewards - 1) / rewards.std(dim=0),
+            r"weight of candidate 0, scene 0 is nan \(Mine, rewards 1, 1, 1, 1\)",
+        ),
+    ],
+)
+def test_bad_weights_are_explained(weights, text):
+    class Mine(strategies.AbstractStrategy):
+        def __call__(self, rewards, generators):
+            return weights(rewards)
+
+    with pytest.raises(strategies.StrategyError, match=text):
+        strategies.checked_weights(Mine({}), torch.ones(4, 2), generator())
