@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Dict, List, Optional
 from threestudio.utils.base import BaseModule
 
 from .errors import GuidanceConfigError
-from .schedules import schedule_faults, window_faults
+from .schedules import percent_faults, schedule_faults, window_faults
 from .search import PREVIEW_SPACINGS
 from .settings import examine, find_role
 
@@ -101,8 +101,9 @@ class ConfiguredGuidance(BaseModule):
                 "`sqrt_anneal` needs the length of the training. Add "
                 "`system.guidance.trainer_max_steps: ${trainer.max_steps}`."
             )
-        for key in ("min_step_percent", "max_step_percent", "grad_clip"):
-            faults += schedule_faults(f"system.guidance.{key}", cfg[key])
+        faults += percent_faults(cfg.min_step_percent, cfg.max_step_percent)
+        if cfg.grad_clip is not None:
+            faults += schedule_faults("system.guidance.grad_clip", cfg.grad_clip)
         return faults + window_faults(cfg.reward_duration, cfg.trainer_max_steps)
 
     def _build(self, role: str) -> Any:

@@ -36,16 +36,42 @@ def is_list(value: Any) -> bool:
 
 
 def schedule_faults(key: str, value: Any) -> List[str]:
-    """Say so when `value` is neither null nor something that threestudio's `C` understands."""
+    """Say so when `value` is nothing that threestudio's `C` understands."""
     try:
-        if value is not None:
-            C(value, 0, 0)
+        C(value, 0, 0)
     except Exception as error:  # upstream raises whatever its parsing meets
         return [
             f"`{key}` is {value!r}, which is no schedule ({error}). Write a number, or "
             "[start_step, start_value, end_value, end_step]."
         ]
     return []
+
+
+def percent_faults(minimum: Any, maximum: Any) -> List[str]:
+    """Say what is wrong with `min_step_percent` and `max_step_percent`; empty when all is well."""
+    faults = []
+    for name, value in (("min_step_percent", minimum), ("max_step_percent", maximum)):
+        key = f"system.guidance.{name}"
+        found = schedule_faults(key, value)
+        wrong = [] if found else [v for v in _schedule_values(value) if not 0 <= v <= 1]
+        if wrong:
+            what = f"has {wrong[0]}" if is_list(value) else f"is {value}"
+            found = [f"`{key}` {what}, but must be a share in [0, 1], e.g. 0.02 for 2 %."]
+        faults += found
+    if not (faults or is_list(minimum) or is_list(maximum)) and minimum > maximum:
+        faults.append(
+            f"`system.guidance.min_step_percent` is {minimum}, above `max_step_percent`, which is "
+            f"{maximum}. Swap them."
+        )
+    return faults
+
+
+def _schedule_values(value: Any) -> List[Any]:
+    """Return the values that a schedule passes through, as `C` reads it."""
+    if not is_list(value):
+        return [value]
+    points = [0, *value] if len(value) == 3 else list(value)
+    return [points[1], *points[2::2]]
 
 
 def timestep_range(

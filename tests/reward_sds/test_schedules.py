@@ -1,6 +1,7 @@
 """Timestep ranges, HiFA's annealing and the reward window."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -19,6 +20,32 @@ def test_range_follows_the_schedule():
 def test_range_stays_inside_the_prior():
     assert schedules.timestep_range(0.0, 1.0, 1000, 0, 0) == (0, 999)
     assert schedules.timestep_range(0.6, 0.5, 1000, 0, 0) == (500, 500)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum"), [(0, 1), (1.0, 1.0), (0.9, [0, 0.98, 0.5, 8000]), ([1, 0.02, 9], 0.5)]
+)
+def test_shares_of_the_timesteps(minimum, maximum):
+    assert schedules.percent_faults(minimum, maximum) == []
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "text"),
+    [
+        (2, 0.98, "`system.guidance.min_step_percent` is 2, but .* 0.02 for 2 %"),
+        (0.02, 50, "`system.guidance.max_step_percent` is 50, but"),
+        (-1, 0.98, "is -1, but"),
+        (float("nan"), 0.98, "is nan, but"),
+        (0.02, [0, 98, 0.5, 8000], "max_step_percent` has 98, but"),
+        (0.02, [0.98, 50, 8000], "has 50, but"),
+        (0.02, [0, 0.98, 0.5, 8000, 2, 9000], "has 2, but"),
+        (None, 0.98, "min_step_percent` is None, which is no schedule"),
+        (0.98, 0.02, "is 0.98, above `max_step_percent`, which is 0.02"),
+    ],
+)
+def test_what_is_no_share_of_the_timesteps_is_explained(minimum, maximum, text):
+    (fault,) = schedules.percent_faults(minimum, maximum)
+    assert re.search(text, fault)
 
 
 def test_sqrt_annealing():

@@ -102,6 +102,7 @@ def test_the_reward_is_not_built_when_nobody_reads_it():
         ({"sqrt_anneal": True}, ["`sqrt_anneal` needs", "trainer_max_steps"]),
         ({"max_step_percent": [1, 2]}, ["`system.guidance.max_step_percent`", "no schedule"]),
         ({"min_step_percent": "low"}, ["`system.guidance.min_step_percent`", "no schedule"]),
+        ({"min_step_percent": 2}, ["`system.guidance.min_step_percent` is 2", "[0, 1]"]),
         ({"grad_clip": "big"}, ["`system.guidance.grad_clip`"]),
     ],
 )
