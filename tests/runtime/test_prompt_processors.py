@@ -201,7 +201,7 @@ def test_spawn_changes_nothing(encoder_folder):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("prompt", ["a/b\\..\"'", "\U0001f431 cat", "x" * 10_000, ""])
+@pytest.mark.parametrize("prompt", ["a/b\\..\"'", "\U0001f431 cat", "x" * 10_000])
 def test_any_prompt_works(encoder_folder, prompt):
     assert build(encoder_folder, prompt=prompt)().text_embeddings.shape == (1, TOKENS, WIDTH)
 
@@ -210,8 +210,22 @@ def test_a_prompt_that_is_cut_is_reported(encoder_folder, monkeypatch):
     messages = []
     monkeypatch.setattr(tokens, "warn", messages.append)
     build(encoder_folder, prompt="a red cube on the left of a blue sphere")
-    assert "reads 12: the end is ignored ('a red cube" in messages[0]
-    assert "Shorten `system.prompt_processor.prompt`" in messages[0]
+    (message,) = messages
+    assert "reads 12: the end is ignored ('a red cube" in message
+    assert "Shorten `system.prompt_processor.prompt`" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"prompt": ""}, "`system.prompt_processor.prompt` is empty"),
+        ({"prompt": " "}, "`system.prompt_processor.prompt` is empty"),
+        ({"prompts": ["a cat", ""]}, "`system.prompt_processor.prompts` is empty at place 1"),
+    ],
+)
+def test_an_empty_prompt_is_refused(encoder_folder, settings, fault):
+    with pytest.raises(ConfigError, match=fault):
+        build(encoder_folder, **settings)
 
 
 def test_a_missing_model_is_answered_with_what_to_do(tmp_path):

@@ -64,6 +64,16 @@ def text_faults(cfg: Any) -> list[str]:
     return faults
 
 
+def blank_faults(cfg: Any) -> list[str]:
+    """Say so when a text that an encoder reads is empty."""
+    key, texts = ("prompts", list(cfg.prompts)) if cfg.prompts else ("prompt", [cfg.prompt])
+    blank = [index for index, text in enumerate(texts) if not text.strip()]
+    if not blank:
+        return []
+    where = f"is empty at place {blank[0]} (from 0)" if cfg.prompts else "is empty"
+    return [f"`system.prompt_processor.{key}` {where}. Say what to make."]
+
+
 def model_path(cfg: Any) -> str:
     """Return where a prompt processor's encoder is: a folder, or the hub id of its mirror."""
     return resolve(str(cfg.pretrained_model_name_or_path), cfg.mirrors)
@@ -134,7 +144,7 @@ class PromptProcessor(BaseObject):
     @staticmethod
     def check(cfg: Any) -> list[str]:
         """List what is wrong with a configuration: a missing model, texts that cannot be made."""
-        return folder_faults(model_path(cfg)) + text_faults(cfg)
+        return folder_faults(model_path(cfg)) + text_faults(cfg) + blank_faults(cfg)
 
     def configure(self) -> None:
         cfg = self.cfg
