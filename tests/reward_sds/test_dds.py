@@ -148,6 +148,9 @@ def test_only_the_source_prompt_is_encoded_again(picture):
     [
         ({"source_image": None}, "edits a picture, but there is none.*`system.guidance.source_im"),
         ({"source_image": "none.png"}, "none.png', but there is no such file"),
+        ({"source_image": []}, "`system.guidance.source_image` names no picture"),
+        ({"source_prompt": " "}, "needs the prompt of the source"),
+        ({"source_prompts": ["a", ""]}, "needs the prompt of the source"),
         ({"source_prompt": None}, "needs the prompt of the source. Set `system.guidance.source_p"),
         ({"source_prompt": TARGET}, "prompt are both 'a dog': there is nothing to edit"),
         ({"source_prompts": ["a", "b"]}, "source_prompts` has 2 prompts, but .* has 1"),

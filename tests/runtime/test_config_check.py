@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from tests.runtime import toys
 from threestudio.registry import register, restore, snapshot
@@ -26,6 +27,23 @@ def faults(**changes: Any) -> list[str]:
             block = block[parent]
         block[key] = value
     return config_faults(config)
+
+
+def image_faults(data: Any, image: Any, **changes: Any) -> list[str]:
+    """Return the faults of a system of images, with changes of its keys."""
+    system = {
+        "image_type": "latent-parameter",
+        "image": image,
+        "guidance_type": "toy-guidance",
+        "guidance": {"n_view": 1},
+        "prompt_processor_type": "dummy-prompt-processor",
+        "loss": {"lambda_sds": 1.0},
+        "optimizer": {"name": "Adam", "args": {"lr": 0.1}},
+        **changes,
+    }
+    return faults(
+        data_type="image-datamodule", data=data, system_type="image-system", system=system
+    )
 
 
 def test_a_right_config_has_none():
@@ -179,23 +197,34 @@ def test_views_of_data_and_prior_are_compared(registry, data, guidance, message)
     ],
 )
 def test_seeds_of_data_and_images_are_compared(image, message):
-    found = faults(
-        data_type="image-datamodule",
-        data={"seeds": [1, 2]},
-        system_type="image-system",
-        system={
-            "image_type": "latent-parameter",
-            "image": image,
-            "guidance_type": "toy-guidance",
-            "guidance": {"n_view": 1},
-            "prompt_processor_type": "toy-prompt-processor",
-            "loss": {"lambda_sds": 1.0},
-            "optimizer": {"name": "Adam", "args": {"lr": 0.1}},
-        },
-    )
+    found = image_faults({"seeds": [1, 2]}, image)
     assert len(found) == (0 if message is None else 1), found
     if message is not None:
         assert re.search(message, found[0]), found
+
+
+@pytest.mark.parametrize("init", ["noise", "picture"])
+def test_pictures_that_are_edited_are_counted(init, tmp_path, monkeypatch):
+    """And what is wrong with them is told once, though the images start from the same."""
+    monkeypatch.setattr(toys.ToyGuidance, "config_faults", lambda block: [], raising=False)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    two, seeds = [str(tmp_path / "a.png")] * 2, [1, 2, 3]
+    image, guidance = {"init": init, "picture": two}, {"n_view": 1, "source_image": two}
+    (found,) = image_faults({"seeds": seeds}, {**image, "seeds": seeds}, guidance=guidance)
+    assert found.startswith("`system.guidance.source_image` has 2 pictures for 3 images")
+    seeds = seeds[:2]
+    assert image_faults({"seeds": seeds}, {**image, "seeds": seeds}, guidance=guidance) == []
+
+
+def test_seeds_that_are_no_list_are_one_fault_whatever_the_prompts():
+    prompts = {"prompts": ["a", "b"]}
+    found = image_faults({"seeds": 3}, {"seeds": 3}, prompt_processor=prompts)
+    assert found == ["`data.seeds` is 3; it must be a list of whole numbers, one for each image."]
+
+
+def test_a_missing_picture_is_not_taken_for_a_missing_source():
+    (found,) = image_faults({"seeds": [1]}, {"seeds": [1], "init": "picture"})
+    assert "Set `system.image.picture` to a file" in found
 
 
 @pytest.mark.parametrize("data_type", ["random-camera-datamodule", "image-datamodule"])

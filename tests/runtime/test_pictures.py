@@ -49,12 +49,25 @@ def test_each_image_may_have_its_own(tmp_path: Path):
         (lambda p: save(p / "wide.png", (16, 8)), "16 x 8 pixels, but must be square"),
         (lambda p: save(p / "a.png", mode="RGBA", color=(1, 2, 3, 4)), "alpha channel.*background"),
         (lambda p: save(p / "g.png", mode="LA", color=(1, 2)), "alpha channel"),
+        (lambda p: save(p / "d.png", mode="I;16", color=9), r"more than 8 bits .*\(mode I;16\)"),
+        (lambda p: [], "`system.image.picture` names no picture"),
         (lambda p: [save(p / "a.png")] * 2, "2 pictures for 3 images"),
         (lambda p: cut(save(p / "c.png", (64, 64))), "is not a picture that can be read"),
         (lambda p: [1, 2, 3], "must be the path of a picture"),
         (lambda p: (p / "t.png").write_text("no picture") and str(p / "t.png"), "cannot be|can be"),
     ],
-    ids=["missing", "not-square", "alpha", "grey-alpha", "count", "damaged", "numbers", "text"],
+    ids=[
+        "missing",
+        "not-square",
+        "alpha",
+        "grey-alpha",
+        "deep",
+        "none",
+        "count",
+        "damaged",
+        "numbers",
+        "text",
+    ],
 )
 def test_what_is_refused(make, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):

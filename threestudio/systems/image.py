@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from omegaconf import ListConfig
 from torch import Tensor
 
+from threestudio.data.checks import is_list
 from threestudio.registry import find, register
 from threestudio.systems.base_system import BaseSystem
 from threestudio.systems.guided import GuidedMixin
@@ -41,7 +41,7 @@ class ImageSystem(GuidedMixin, BaseSystem):
             if not cfg[f"{part}_type"]
         ]
         prompts, seeds = cfg.prompt_processor.get("prompts"), cfg.image.get("seeds", [0])
-        both_lists = all(isinstance(each, (list, ListConfig)) for each in (prompts, seeds))
+        both_lists = is_list(prompts) and is_list(seeds)
         if both_lists and prompts and len(prompts) != len(seeds):
             missing.append(
                 f"`system.prompt_processor.prompts` has {len(prompts)} prompts, but there are "

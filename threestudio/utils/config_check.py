@@ -19,7 +19,14 @@ from .config import ExperimentConfig, config_to_primitive, parse_structured
 from .errors import ConfigError
 from .fields import field_names, typed_values
 from .lightning_check import lightning_faults
+from .pictures import picture_faults
 from .random import MAX_SEED
+
+COPIES = {
+    "system.image.seeds": "data.seeds",
+    "system.image.picture": "system.guidance.source_image",
+}
+"""Settings that YAMLs interpolate: what is wrong with the original is told once."""
 
 
 def check_config(cfg: Any) -> None:
@@ -46,7 +53,16 @@ def config_faults(cfg: dict[str, Any]) -> list[str]:
         faults += _component_faults(part, cfg.get(f"{part}_type") or "", cfg.get(part))
     faults += _seed_faults(cfg.get("seed", 0)) + view_faults(cfg) + image_faults(cfg)
     faults += lightning_faults(cfg)
+    for copy, original in COPIES.items():
+        if _value(cfg, copy) == _value(cfg, original) is not None:
+            faults = [fault.replace(f"`{copy}`", f"`{original}`") for fault in faults]
     return list(dict.fromkeys(faults))
+
+
+def _value(cfg: Any, path: str) -> Any:
+    for key in path.split("."):
+        cfg = cfg.get(key) if isinstance(cfg, dict) else None
+    return cfg
 
 
 def _seed_faults(seed: Any) -> list[str]:
@@ -125,16 +141,23 @@ def view_faults(cfg: dict[str, Any]) -> list[str]:
 
 
 def image_faults(cfg: dict[str, Any]) -> list[str]:
-    """Compare the number of images that are optimised with the number that is drawn for."""
+    """Compare the number of images that are optimised with the number that is drawn for, and with
+    the number of pictures that a guidance edits.
+    """
     system = cfg.get("system") if isinstance(cfg.get("system"), dict) else {}
     drawn = _setting(cfg.get("data_type"), cfg.get("data"), "seeds")
     images = _setting(system.get("image_type"), system.get("image"), "seeds")
-    if not isinstance(drawn, list) or not isinstance(images, list) or len(drawn) == len(images):
+    if not isinstance(drawn, list) or not isinstance(images, list):
         return []
-    return [
-        f"data.seeds has {len(drawn)} seeds, but system.image.seeds has {len(images)}: each image "
-        "needs one of both. Set `system.image.seeds: ${data.seeds}`."
-    ]
+    if len(drawn) != len(images):
+        return [
+            f"data.seeds has {len(drawn)} seeds, but system.image.seeds has {len(images)}: each "
+            "image needs one of both. Set `system.image.seeds: ${data.seeds}`."
+        ]
+    edited = _value(cfg, "system.guidance.source_image")
+    if edited is None:
+        return []
+    return picture_faults("system.guidance.source_image", edited, len(images))
 
 
 def _known(type_name: Any) -> Any:

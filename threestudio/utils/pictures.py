@@ -32,6 +32,8 @@ def picture_faults(key: str, value: Any, count: int) -> list[str]:
     if not all(isinstance(path, str) for path in paths):
         return [f"`{key}` is {value!r}, but must be the path of a picture, or a list of paths."]
     faults = []
+    if not paths:
+        return [f"`{key}` names no picture. Give one for all images, or one for each."]
     if len(paths) not in (1, count):
         faults.append(
             f"`{key}` has {len(paths)} pictures for {count} images. Give one for all, or one for "
@@ -45,7 +47,7 @@ def _file_faults(key: str, path: str) -> list[str]:
         return [f"`{key}` is '{path}', but there is no such file (looked in {Path.cwd()})."]
     try:
         with Image.open(path) as picture:
-            (width, height), bands = picture.size, picture.getbands()
+            (width, height), bands, mode = picture.size, picture.getbands(), picture.mode
             see_through = "A" in bands or "transparency" in picture.info
             picture.load()
     except (OSError, SyntaxError, ValueError) as error:  # a damaged file may fail in any of these
@@ -55,6 +57,11 @@ def _file_faults(key: str, path: str) -> list[str]:
         faults.append(
             f"`{key}` is '{path}' of {width} x {height} pixels, but must be square. Crop it first, "
             f"e.g. to {min(width, height)} x {min(width, height)}."
+        )
+    if mode.startswith(("I", "F")):
+        faults.append(
+            f"`{key}` is '{path}' with more than 8 bits for a value (mode {mode}). Convert it "
+            "first, e.g. `magick in.png -depth 8 out.png`."
         )
     if see_through:
         faults.append(

@@ -74,7 +74,7 @@ class DDSObjective(AbstractObjective):
     @staticmethod
     def _prompt_faults(cfg: Any) -> List[str]:
         sources, targets = _sources(cfg), texts.targets(cfg)
-        if not sources:
+        if not sources or not all(text.strip() for text in sources):
             return [
                 "`dds-objective` needs the prompt of the source. Set "
                 "`system.guidance.source_prompt` to what the source picture shows."
