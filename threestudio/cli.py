@@ -38,7 +38,7 @@ MODES = {
     "train": "train, then render the turntable",
     "validate": "render the validation views",
     "test": "render the turntable",
-    "export": "save a mesh of the scene",
+    "export": "save a mesh of the scene; of 2D systems, the images",
 }
 
 

@@ -74,6 +74,8 @@ def run(
     if checkpoint is not None and mode == "train":
         _compare_lengths(merged, checkpoint["global_step"])
     cfg = parse_structured(ExperimentConfig, merged)
+    if mode != "train" and checkpoint is None and not cfg.system.get("weights"):
+        _warn_untrained(cfg.trial_dir)
     try:
         with warnings.catch_warnings():
             silence_lightning()
@@ -118,6 +120,16 @@ def _compare_lengths(cfg: Any, done: int) -> None:
             "made. To plan for the new length give both: "
             f"trainer.max_steps={steps} system.guidance.trainer_max_steps={steps}"
         )
+
+
+def _warn_untrained(trial_dir: str) -> None:
+    """Say that what is looked at was not trained, and how to load what was."""
+    last = os.path.join(trial_dir, "ckpts", "last.ckpt")
+    path = last if os.path.isfile(last) else "<run>/ckpts/last.ckpt"
+    warn(
+        "No checkpoint is given: this is what a training would start from. To look at a trained "
+        f"result add resume={path}"
+    )
 
 
 def _build(cfg: Any, checkpoint: Optional[dict[str, Any]]) -> tuple[Any, BaseSystem]:
@@ -187,12 +199,15 @@ def _execute(
         return
     if checkpoint is not None:
         system.set_resume_status(checkpoint["epoch"], checkpoint["global_step"])
+    folder = system.get_save_dir()
     if mode == "export":
         trainer.predict(
             system, datamodule=datamodule, ckpt_path=cfg.resume, return_predictions=False
         )
-        return
-    getattr(trainer, mode)(system, datamodule=datamodule, ckpt_path=cfg.resume, verbose=False)
+        folder = os.path.join(folder, f"it{system.true_global_step}-export")
+    else:
+        getattr(trainer, mode)(system, datamodule=datamodule, ckpt_path=cfg.resume, verbose=False)
+    info(f"Saved in {folder}")
 
 
 def _remove_if_empty(folder: str) -> None:

@@ -348,11 +348,17 @@ def test_sigterm_saves_and_does_nothing_else(tmp_path: Path):
     assert signal.getsignal(signal.SIGTERM) is former
 
 
-def test_export_saves_what_the_exporter_returns_under_the_step_of_the_weights(tmp_path: Path):
+def test_export_saves_what_the_exporter_returns_under_the_step_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    logged: list[str] = []
+    monkeypatch.setattr(run_module, "info", logged.append)
     first = run(toys.write(tmp_path, exporter_type="toy-exporter"), ["trainer.max_steps=3"])
     parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
     Path(first.trial_dir, "save/it3-test.mp4").unlink()
+    logged.clear()
     run(parsed, [f"resume={resume}"], mode="export")
+    assert logged == [f"Saved in {first.trial_dir}/save/it3-export"]
     exported = json.loads(Path(first.trial_dir, "save/it3-export/colour.json").read_text())
     assert exported == pytest.approx(first.system.geometry.color.bias.tolist())
     assert not Path(first.trial_dir, "save/it3-test.mp4").exists()
@@ -360,6 +366,23 @@ def test_export_saves_what_the_exporter_returns_under_the_step_of_the_weights(tm
     assert Path(first.trial_dir, "save/it3-test.mp4").is_file()
     with pytest.raises(ValueError, match="'toy-exporter' asks for save_hologram"):
         run(parsed, [f"resume={resume}", "system.exporter.save_type=hologram"], mode="export")
+
+
+def test_a_look_at_what_was_not_trained_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    warnings: list[str] = []
+    monkeypatch.setattr(run_module, "warn", warnings.append)
+    path = toys.write(tmp_path)
+    run(path, mode="validate")
+    assert warnings[0].endswith("resume=<run>/ckpts/last.ckpt")
+    trained = run(path, ["trainer.max_steps=1"])
+    last = f"{trained.trial_dir}/ckpts/last.ckpt"
+    run(f"{trained.trial_dir}/configs/parsed.yaml", mode="validate")
+    assert len(warnings) == 2 and warnings[1].endswith(f"resume={last}")
+    run(path, [f"resume={last}"], mode="validate")
+    run(path, [f"system.weights={last}"], mode="validate")
+    assert len(warnings) == 2
 
 
 def test_an_unusable_output_folder_is_named(tmp_path: Path):
