@@ -189,8 +189,8 @@ def _execute(
     mode: str,
     command: str,
 ) -> None:
-    info(f"Results are saved to {cfg.trial_dir}")
     if mode == "train":
+        info(f"Results are saved to {cfg.trial_dir}")
         trainer.loggers = [*trainer.loggers, *system.get_loggers()]
         write_notes(cfg.trial_dir, command, resumed=checkpoint is not None)
         trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)

@@ -301,7 +301,9 @@ def test_where_the_results_are_is_said_in_every_mode(
     parsed, resume = f"{first.trial_dir}/configs/parsed.yaml", f"{first.trial_dir}/ckpts/last.ckpt"
     for mode in ("validate", "test"):
         run(parsed, [f"resume={resume}"], mode=mode)
-    assert said == ["Results are saved to out/toy/a_cube"] * 3
+    results, *looks = said
+    assert results == "Results are saved to out/toy/a_cube"
+    assert looks == ["Saved in out/toy/a_cube/save"] * 2
 
 
 def test_a_finished_run_says_that_nothing_is_left_to_train(
