@@ -129,8 +129,6 @@ def check(overrides: list[str]) -> list[str]:
     merged: Any = OmegaConf.to_container(
         merge_configs(*map(str, paths), cli_args=[prompt, *overrides]), resolve=True
     )
-    if merged["system"]["renderer_type"] == "diff-gaussian-rasterizer-background":
-        del merged["system"]["renderer"]["invert_bg_prob"]  # a key of the other one
     return config_faults(merged)
 
 
