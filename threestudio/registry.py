@@ -135,11 +135,13 @@ def describe_unknown(name: str) -> str:
     text = f"Unknown component '{name}'."
     for extension, reason in _import_failures.items():
         text += f" It may belong to the extension '{extension}', which failed to import: {reason}"
-    if _import_failures:
-        return text  # names that are close to a missing one would lead astray
-    close = difflib.get_close_matches(name, _modules, n=3, cutoff=0.5)
+    # what is only somewhat close to a missing one would lead astray
+    cutoff = 0.85 if _import_failures else 0.5
+    close = difflib.get_close_matches(name, _modules, n=3, cutoff=cutoff)
     if close:
         return text + " Did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+    if _import_failures:
+        return text
     return text + " Registered are: " + ", ".join(sorted(_modules)) + "."
 
 

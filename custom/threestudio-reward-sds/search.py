@@ -6,7 +6,7 @@ and the objective need the same network output at `(noisy, timesteps)`; `Candida
 """
 
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,9 +29,8 @@ class Candidates:
     """`z_t` of each candidate."""
     timesteps: Int[Tensor, " G"]
     """One timestep per scene."""
-    adapter: Optional[Float[Tensor, "K B c h w"]] = field(default=None, repr=False)
-    """The adapter's prediction at `(noisy, timesteps)`, once VSD has asked for it; zeros for the
-    candidates of weight 0."""
+    kept: Dict[str, Any] = field(default_factory=dict, repr=False)
+    """What an objective keeps from one of its gradients for the next."""
     _known: Optional[Bool[Tensor, "K B"]] = field(default=None, repr=False)
     _kept: Optional[NoisePrediction] = field(default=None, repr=False)
 

@@ -205,9 +205,7 @@ def _left_over(key: str, role: str) -> str:
     ]
     if not owners:
         return ""
-    return (
-        f" It is one of {', '.join(owners)}: delete it from the YAML if it is left over from there."
-    )
+    return f" It is a key of {' and '.join(owners)}: delete it if it is left over from there."
 
 
 def field_names(config: type) -> set:

@@ -98,16 +98,18 @@ def new_components() -> Iterator[None]:
     """Run the Python snippets of the README as the modules they are meant to be, then undo it."""
     before = registry.snapshot()
     snippets = re.findall(r"^```python$(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
-    for package, source in zip(("rewards", None), snippets, strict=True):
-        parent = ".".join(filter(None, ("threestudio-reward-sds", package)))
-        module = ModuleType(f"{parent}.mine")
-        module.__package__ = parent
-        sys.modules[module.__name__] = module  # where dataclasses look for the class's module
-        exec(source, module.__dict__)
-    yield
-    registry.restore(before)
-    for name in ("threestudio-reward-sds.rewards.mine", "threestudio-reward-sds.mine"):
-        del sys.modules[name]
+    packages = ("threestudio-reward-sds.rewards", "threestudio-reward-sds")
+    try:
+        for package, source in zip(packages, snippets, strict=True):
+            module = ModuleType(f"{package}.mine")
+            module.__package__ = package
+            sys.modules[module.__name__] = module  # where dataclasses look for the class's module
+            exec(source, module.__dict__)
+        yield
+    finally:
+        registry.restore(before)
+        for package in packages:
+            sys.modules.pop(f"{package}.mine", None)
 
 
 def test_the_reward_and_the_strategy_of_the_readme_work(new_components: None):

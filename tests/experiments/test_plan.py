@@ -68,6 +68,8 @@ def test_a_method_may_have_more_seeds_than_the_others(load):
 def test_a_method_without_seeds_is_named(load, seeds, message):
     with pytest.raises(ValueError, match=message):
         load(YAML.replace("seeds: [0]}", f"seeds: {seeds}}}"))
+    with pytest.raises(ValueError, match="^seeds is 3, but must be a list"):
+        load(YAML.replace("seeds: [0, 1]", "seeds: 3"))
 
 
 def test_a_file_that_is_not_yaml_is_named(load):

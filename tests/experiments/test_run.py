@@ -113,10 +113,11 @@ def test_a_selection_of_nothing_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize("option", ["--workers", "--threads"])
-def test_none_at_a_time_is_refused(option, capsys):
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_none_at_a_time_is_refused(option, value, capsys):
     with pytest.raises(SystemExit):
-        main(["tiny.yaml", option, "0"])
-    assert "0 is not 1 or more" in capsys.readouterr().err
+        main(["tiny.yaml", f"{option}={value}"])
+    assert f"{value} is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_a_caption_that_cannot_be_judged_is_refused_before_anything_runs(experiment):

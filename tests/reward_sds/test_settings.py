@@ -116,8 +116,8 @@ def test_settings_of_another_reward_or_strategy_say_whose_they_are():
     (fault,) = faults(reward_strategy_type="softmax", reward_strategy={"num_worst": 1})
     assert fault == (
         "`system.guidance.reward_strategy.num_worst` is not a key of this block. There are: "
-        "temperature. It is one of 'min-max', 'random': delete it from the YAML if it is left over "
-        "from there."
+        "temperature. It is a key of 'min-max' and 'random': delete it if it is left over from "
+        "there."
     )
 
 

@@ -120,9 +120,12 @@ def write_forever():
 
 write_checkpoint({"state_dict": {"w": torch.zeros(1)}, "epoch": 0, "global_step": 0}, path)
 for round in range(rounds):
+    before = os.stat(path).st_mtime_ns
     child = os.fork()
     if child == 0:
         write_forever()
+    while os.stat(path).st_mtime_ns == before:
+        time.sleep(0.001)
     time.sleep(random.Random(round).uniform(0.0, 0.03))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -133,7 +136,7 @@ print("written", found["global_step"])
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path):
-    """Each round kills a process that does nothing but write, after 0 to 30 milliseconds."""
+    """Each round kills a process that does nothing but write, 0 to 30 ms after its first file."""
     command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "last.ckpt"), "20"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert out.returncode == 0, out.stderr

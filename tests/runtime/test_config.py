@@ -140,6 +140,7 @@ STRATEGY = "system.guidance.reward_strategy"
         ([f"{STRATEGY}_type=mean", f"{STRATEGY}=null"], None),
         ([f"{STRATEGY}_type=best", f"{STRATEGY}=null", f"{STRATEGY}.num_best=2"], {"num_best": 2}),
         ([f"{STRATEGY}_type=no-such"], {"num_best": 1, "num_worst": 1, "lambda_best": 0.9}),
+        (["system.guidance={reward_strategy_type: softmax}"], {}),
     ],
 )
 def test_another_component_loses_the_settings_that_it_does_not_have(overrides, block):
@@ -147,6 +148,34 @@ def test_another_component_loses_the_settings_that_it_does_not_have(overrides, b
     load_extensions()
     cfg = config_to_primitive(merge_configs(SWAPPED, cli_args=overrides, from_string=True))
     assert cfg["system"]["guidance"]["reward_strategy"] == block
+
+
+def test_what_is_lost_is_said_unless_the_block_is_replaced(monkeypatch):
+    load_extensions()
+    said: list[str] = []
+    monkeypatch.setattr("threestudio.utils.swaps.info", said.append)
+    later = "system: {guidance: {reward_strategy_type: best, reward_strategy: null}}"
+    merge_configs(SWAPPED, later, from_string=True)
+    assert said == []
+    merge_configs(SWAPPED, cli_args=[f"{STRATEGY}_type=best"], from_string=True)
+    assert said == [f"{STRATEGY} loses num_worst, lambda_best, which 'best' does not have."]
+
+
+def test_a_setting_that_another_one_refers_to_stays_to_be_reported():
+    load_extensions()
+    referred = """
+    data_type: mvdream-random-multiview-camera-datamodule
+    data: {n_view: 4, relative_radius: true}
+    system: {background: {n_view_share: "${data.n_view}"}}
+    """
+    swap = ["data_type=random-camera-datamodule"]
+    cfg = merge_configs(referred, cli_args=swap, from_string=True)
+    assert cfg.data == {"n_view": 4} and cfg.system.background.n_view_share == 4
+
+
+def test_a_component_that_cannot_be_a_name_is_left_to_the_check():
+    cfg = merge_configs(SWAPPED, "system: {material_type: 'a:b:c'}", from_string=True)
+    assert cfg.system.material_type == "a:b:c" and len(cfg.system.material) == 2
 
 
 def test_a_later_yaml_exchanges_components_too_and_flat_blocks_stay():

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from .checkpoints import read_checkpoint, remove_partial_files, write_checkpoint
-from .config import dump_config
+from .config import dump_config, merge_sources
 from .errors import NonFiniteError
 from .logging import debug, info, warn
 
@@ -237,7 +237,7 @@ class ConfigSnapshotCallback(VersionedCallback):
         first, *later = self.config_paths
         keep = os.path.exists(raw) and (self.config.resume or os.path.samefile(first, raw))
         if later and not keep:
-            dump_config(raw, OmegaConf.merge(*map(OmegaConf.load, self.config_paths)))
+            dump_config(raw, merge_sources(*self.config_paths))
         elif not keep:
             shutil.copyfile(first, raw)
         parsed = OmegaConf.merge(self.config, {"resume": None})

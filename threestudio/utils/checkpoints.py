@@ -87,16 +87,16 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = "cpu") -> dict[s
 
 def _file_fault(path: Path) -> Optional[str]:
     """Say what is wrong with a file as such; torch reads damaged numbers without a word."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start and start != b"PK":
-        return "it is not a checkpoint, which would be a zip archive"
     try:
+        with open(path, "rb") as file:
+            if file.read(2) not in (b"PK", b""):
+                return "it is not a checkpoint, which would be a zip archive"
         with zipfile.ZipFile(path) as archive:
-            is_damaged = archive.testzip() is not None
+            return "it is damaged (a checksum is wrong)" if archive.testzip() else None
+    except OSError as error:
+        return str(error)
     except Exception as error:  # a damaged file may fail in any way
         return f"it is damaged or incomplete ({type(error).__name__})"
-    return "it is damaged (a checksum is wrong)" if is_damaged else None
 
 
 def _newest_in(folder: Path) -> str:

@@ -135,16 +135,15 @@ def merge_configs(
     *sources: str, cli_args: Optional[list[str]] = None, from_string: bool = False, **kwargs: Any
 ) -> DictConfig:
     """Merge YAML files, then `key=value` overrides, then keyword arguments, and resolve all
-    interpolations. Each of them may exchange components of those before it, see `swaps`.
+    interpolations.
+
+    Each YAML, and the overrides together, may exchange components of what is before, see `swaps`.
 
     Raises:
         ConfigError: For a missing file, bad YAML, a missing `???` value, or an interpolation that
             leads nowhere.
     """
-    config = OmegaConf.create()
-    for source in sources:
-        yaml = _read_yaml(source, from_string)
-        config = OmegaConf.merge(_prepared(config, yaml), yaml)
+    config = merge_sources(*sources, from_string=from_string)
     config = _prepared(config, _named_types(cli_args or []))
     for override in cli_args or []:
         apply_override(config, override)
@@ -164,16 +163,29 @@ def merge_configs(
     return config
 
 
+def merge_sources(*sources: str, from_string: bool = False) -> DictConfig:
+    """Merge YAML files without resolving anything.
+
+    Raises:
+        ConfigError: For a missing file and bad YAML.
+    """
+    config = OmegaConf.create()
+    for source in sources:
+        yaml = _read_yaml(source, from_string)
+        config = OmegaConf.merge(_prepared(config, yaml), yaml)
+    return config
+
+
 def _prepared(config: DictConfig, later: DictConfig) -> DictConfig:
     plain = (OmegaConf.to_container(part, resolve=False) for part in (config, later))
-    return OmegaConf.create(without_leftovers(*plain))
+    return OmegaConf.create(without_leftovers(*plain, OmegaConf.to_yaml(config)))
 
 
 def _named_types(overrides: list[str]) -> DictConfig:
     """Return what overrides set of the keys that name a component."""
     config = OmegaConf.create()
     for override in overrides:
-        if override.partition("=")[0].endswith("_type"):
+        if "_type" in override:
             apply_override(config, override)
     return config
 

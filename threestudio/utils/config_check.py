@@ -26,7 +26,7 @@ COPIES = {
     "system.image.seeds": "data.seeds",
     "system.image.picture": "system.guidance.source_image",
 }
-"""Settings that YAMLs interpolate: what is wrong with the original is told once."""
+"""Setting that YAMLs interpolate -> where it comes from; a fault of both is told of the latter."""
 
 
 def check_config(cfg: Any) -> None:

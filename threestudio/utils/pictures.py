@@ -31,9 +31,9 @@ def picture_faults(key: str, value: Any, count: int) -> list[str]:
     paths = picture_paths(value)
     if not all(isinstance(path, str) for path in paths):
         return [f"`{key}` is {value!r}, but must be the path of a picture, or a list of paths."]
-    faults = []
     if not paths:
         return [f"`{key}` names no picture. Give one for all images, or one for each."]
+    faults = []
     if len(paths) not in (1, count):
         faults.append(
             f"`{key}` has {len(paths)} pictures for {count} images. Give one for all, or one for "

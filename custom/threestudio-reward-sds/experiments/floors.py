@@ -67,7 +67,8 @@ def check_floor(by_method: dict[str, list[Row]], floor: dict[str, Any]) -> tuple
 
     `at_least` and `at_most` are about the mean, `lower_bound_at_least` about the lower end of its
     interval. `equal_within` a margin is failed by an interval outside of it, and met by one inside,
-    if there are so many captions that, were such a share of them different, one would have shown.
+    if there are so many captions that, were such a share of them different, one would have shown;
+    the measure is one in percent.
     """
     if "steps" in floor:
         return _check_steps(by_method, floor)

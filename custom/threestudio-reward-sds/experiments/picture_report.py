@@ -179,7 +179,8 @@ def reading(rows: list[Row], baseline: list[Row]) -> str:
         return f"**worse**, {reward}{': the reward is hacked' if rewarded > 0 else ''}"
     if rewarded == 0:
         return "no difference shown"
-    if rewarded > 0 and min(measured(baseline, "all").values()) == 100:
+    ours, theirs = measured(rows, "all"), measured(baseline, "all")
+    if rewarded > 0 and min(theirs[run] for run in theirs if run in ours) == 100:
         return "reward up, judge could not rise"
     if rewarded > 0 and compare(rows, baseline, "all").mean <= 0:
         return "**reward up, judge not**"

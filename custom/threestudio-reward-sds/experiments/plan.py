@@ -264,13 +264,15 @@ def _seeds(loaded: dict[str, Any]) -> list[int]:
     """List the experiment's seeds, then what methods have besides.
 
     Raises:
-        ValueError: For seeds of a method that are no list.
+        ValueError: For seeds that are no list.
     """
-    own = {name: spec["seeds"] for name, spec in loaded["methods"].items() if "seeds" in spec}
-    for name, seeds in own.items():
+    given = {"seeds": loaded["seeds"]}
+    for name, spec in loaded["methods"].items():
+        given[f"methods.{name}.seeds"] = spec.get("seeds", [])
+    for key, seeds in given.items():
         if not isinstance(seeds, list):
-            raise ValueError(f"methods.{name}.seeds is {seeds}, but must be a list.")
-    return list(dict.fromkeys(chain(loaded["seeds"], *own.values())))
+            raise ValueError(f"{key} is {seeds}, but must be a list.")
+    return list(dict.fromkeys(chain(*given.values())))
 
 
 def _flat(overrides: list[str | list[str]]) -> list[str]:

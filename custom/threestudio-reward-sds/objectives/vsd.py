@@ -102,9 +102,11 @@ class VSDObjective(AbstractObjective):
         self, candidates: Candidates, denoiser: Denoiser, mask: Bool[Tensor, "K B"]
     ) -> Tuple[Float[Tensor, "K B c h w"], Float[Tensor, "K B c h w"]]:
         prior = candidates.prediction(denoiser, mask).guided(self.cfg.guidance_scale)
-        if candidates.adapter is None:
-            candidates.adapter = self._lora_prediction(candidates, denoiser.adapted, mask)
-        return prior, candidates.adapter
+        known, lora = candidates.kept.get("adapter", (None, None))
+        if known is None or not torch.equal(known, mask):
+            lora = self._lora_prediction(candidates, denoiser.adapted, mask)
+            candidates.kept["adapter"] = mask, lora
+        return prior, lora
 
     def _lora_prediction(
         self, candidates: Candidates, adapted: Denoiser, mask: Bool[Tensor, "K B"]
