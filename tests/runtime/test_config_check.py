@@ -63,6 +63,7 @@ def test_a_right_config_has_none():
         ({"system_type": ""}, "system_type is not set."),
         ({"system__optimizer": {}}, "system.optimizer is not set, so nothing would be trained."),
         ({"system__geometry_type": "toy-geometri"}, "system.geometry_type: Unknown component"),
+        ({"system__geometry_type": "a:b:c"}, "system.geometry_type: 'a:b:c' is not a component"),
         ({"system__geometry_type": ""}, "system.geometry_type is not set"),
         ({"system__guidance_type": ""}, "system.guidance_type is not set"),
         (

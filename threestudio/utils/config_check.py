@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from threestudio.registry import UnknownModuleError, find
+from threestudio.registry import find
 
 from .config import ExperimentConfig, config_to_primitive, parse_structured
-from .errors import ConfigError
+from .errors import ConfigError, UserError
 from .fields import field_names, typed_values
 from .lightning_check import lightning_faults
 from .pictures import picture_faults
@@ -77,7 +77,7 @@ def _component_faults(path: str, type_name: Any, block: Any) -> list[str]:
         return [f"{path}_type is not set. It names a registered component."]
     try:
         component = find(str(type_name))
-    except (UnknownModuleError, ConfigError) as error:
+    except UserError as error:
         return [f"{path}_type: {error}"]
     block = {} if block is None else block
     if not isinstance(block, dict):
@@ -164,7 +164,7 @@ def _known(type_name: Any) -> Any:
     """Return a component; None if there is none of this name, which is a fault of its own."""
     try:
         return find(str(type_name))
-    except (UnknownModuleError, ConfigError):
+    except UserError:
         return None
 
 
