@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from pictures import INK, PAPER, write_text
 
-WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 24, 34, 44
+WIDTH, HEIGHT = 420, 286
+LEFT, RIGHT, TOP, BOTTOM = 56, 24, 50, 44
 """Space around the axes of a chart in pixels."""
 GRID, LINE = (225, 225, 225), (30, 90, 170)
 
@@ -100,7 +100,7 @@ def _round_step(step: float) -> float:
 
 
 def _draw(draw: ImageDraw.ImageDraw, chart: Chart, axes: Axes) -> None:
-    write_text(draw, (axes.left, axes.top - 26), f"{chart.title}: {chart.y_name}", INK, 14)
+    write_text(draw, (axes.left, axes.top - 42), f"{chart.title}: {chart.y_name}", INK, 14)
     for value in axes.y_ticks:
         y = axes.y(value)
         draw.line((axes.left, y, axes.right, y), GRID)
@@ -116,5 +116,5 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart, axes: Axes) -> None:
     for index, (point, (x, y)) in enumerate(zip(chart.points, at, strict=True)):
         draw.line((x, axes.y(point.low), x, axes.y(point.high)), LINE)
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), LINE)
-        beside = (x + 6, y - 18 if index % 2 else y + 2)  # neighbours may be close
-        write_text(draw, beside, point.label, INK, 12)
+        top = axes.y(point.low) + 2 if index % 2 else axes.y(point.high) - 16  # room for neighbours
+        write_text(draw, (x - 3 * len(point.label), top), point.label, INK, 12)
