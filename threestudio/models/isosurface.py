@@ -23,6 +23,7 @@ class IsosurfaceHelper(nn.Module, ABC):
     def grid_vertices(self) -> Float[Tensor, "N 3"]:
         """Where levels are needed, in `points_range`."""
 
+    @abstractmethod
     def forward(
         self, level: Float[Tensor, "N 1"], deformation: Optional[Float[Tensor, "N 3"]] = None
     ) -> Mesh:
@@ -32,7 +33,6 @@ class IsosurfaceHelper(nn.Module, ABC):
             level: Level at the grid's vertices.
             deformation: Raw offsets of the grid's vertices, any scale.
         """
-        raise NotImplementedError
 
 
 class MarchingCubeCPUHelper(IsosurfaceHelper):

@@ -1,5 +1,6 @@
 """What the volume renderers share: compositing samples, and evaluating in chunks."""
 
+from abc import abstractmethod
 from typing import Any, Optional
 
 import torch
@@ -123,6 +124,6 @@ class RayMarchingRenderer(RaySamplingRenderer):
         """Whether normals are composited."""
         return not self.training
 
+    @abstractmethod
     def _light(self, samples: Samples, geometry: dict[str, Tensor], n_rays: int) -> Light:
         """Compute light of what the geometry returned."""
-        raise NotImplementedError

@@ -1,6 +1,7 @@
 """Choosing the samples of rays: evenly and without empty space, or where density was met."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ def marching_faults(cfg: Any, estimators: tuple[str, ...]) -> list[str]:
     return faults
 
 
-class RaySamplingRenderer(VolumeRenderer):
+class RaySamplingRenderer(VolumeRenderer, ABC):
     """A renderer that places samples on rays by an estimator."""
 
     @dataclass
@@ -179,14 +180,14 @@ class RaySamplingRenderer(VolumeRenderer):
         zero = rays_o.new_zeros(1)
         return Samples(zero.long(), zero, zero.expand(1, 3), rays_d[:1], step=0.0)
 
+    @abstractmethod
     def _quick_light(self, samples: Samples, n_rays: int) -> Light:
         """Compute light as cheaply as possible."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _occupancy(self, points: Float[Tensor, "P 3"]) -> Float[Tensor, "P 1"]:
         """Return what a step can keep at points: its optical depth or its share of the light."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _density(self, points: Float[Tensor, "P 3"]) -> Float[Tensor, "P 1"]:
         """Return the density at points."""
-        raise NotImplementedError
